@@ -1,0 +1,1 @@
+"""Kinetograph: graph neural network force fields, their dynamics, and whether to trust them."""

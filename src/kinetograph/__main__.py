@@ -1,0 +1,5 @@
+"""``python -m kinetograph`` is ``kinetograph``."""
+
+from kinetograph.cli import main
+
+main()

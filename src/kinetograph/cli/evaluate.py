@@ -1,0 +1,67 @@
+"""``evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file, *.kg.")],
+    data: Annotated[Path, typer.Argument(help="Labelled frames; forces in eV/Å.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evaluation.json and evaluation.html; the model's if left out.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier evaluation.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON here; `-` for stdout.")] = None,
+) -> None:
+    """Errors of a model's forces on labelled frames: a table, plots and JSON.
+
+    Example: `kinetograph evaluate run/best.kg data/test.extxyz`
+    """
+    from rich.progress import Progress
+
+    from kinetograph import model_file
+    from kinetograph.cli.output import err, refuse_existing, table, write_json
+    from kinetograph.data.frames import read_frames
+    from kinetograph.evaluation import evaluate as run
+    from kinetograph.report.page import write_evaluation_page
+
+    folder = out or model.parent
+    numbers, page = folder / "evaluation.json", folder / "evaluation.html"
+    refuse_existing(numbers, page, overwrite=overwrite)
+    potential = model_file.load(model)
+    frames = read_frames(data)
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("evaluating", total=len(frames))
+        errors = run(potential, frames, progress=lambda done, total: bar.update(task, completed=done))
+    table(f"{model} on {data}", error_rows(errors), to_stderr=str(json) == "-")
+    record = {"model": str(model), "data": str(data), "data_sha256": frames.sha256, **errors.to_json()}
+    write_json(numbers, record)
+    write_json(json, record)
+    write_evaluation_page(page, record, overwrite=True)
+
+
+def error_rows(errors: object) -> list[tuple[str, str]]:
+    """The error table: name and value."""
+    from kinetograph.analysis.forces import ForceErrors
+
+    assert isinstance(errors, ForceErrors)
+    rows = [
+        ("force MAE", f"{1000.0 * errors.mae:.4g} meV/Å (components)"),
+        ("force RMSE", f"{1000.0 * errors.rmse:.4g} meV/Å"),
+        ("relative error", f"{100.0 * errors.relative_error:.3g} %  (Σ|ΔF| / Σ|F|)"),
+        ("mean cosine", f"{errors.cosine_mean:.5f}"),
+    ]
+    rows += [
+        (f"cosine > {limit:g}", f"{100.0 * share:.2f} % of atoms") for limit, share in errors.cosine_shares.items()
+    ]
+    if len(errors.per_element) > 1:
+        rows += [
+            (f"⟨|ΔF|⟩/⟨|F|⟩ {element}", f"{100.0 * of.relative_error:.3g} %")
+            for element, of in errors.per_element.items()
+        ]
+    rows.append(("atoms compared", f"{errors.n_atoms}"))
+    return rows

@@ -1,0 +1,47 @@
+"""What every verb does alike: tables for a person, the same as JSON, and refusing to overwrite."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from kinetograph.errors import UserError
+from kinetograph.model_file import write_atomically
+
+err = Console(stderr=True, highlight=False)
+
+
+def table(title: str, rows: list[tuple[str, str]], *, to_stderr: bool = False) -> None:
+    """Print name and value pairs."""
+    view = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    view.add_column(style="dim", no_wrap=True)
+    view.add_column(overflow="fold")
+    for name, value in rows:
+        view.add_row(name, value)
+    (err if to_stderr else Console(highlight=False)).print(view)
+
+
+def write_json(path: Path | None, data: Any) -> None:
+    """Write data as JSON to a path, to stdout for ``-``, nowhere for ``None``."""
+    if path is None:
+        return
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    if str(path) == "-":
+        sys.stdout.write(text + "\n")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (text + "\n").encode())
+
+
+def refuse_existing(*paths: Path, overwrite: bool) -> None:
+    """Raise ``UserError`` if an output exists and may not be replaced."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UserError(
+                "the output exists already", where=str(path), mend="Give --overwrite, or another place."
+            )

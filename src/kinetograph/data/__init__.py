@@ -1,0 +1,1 @@
+"""Labelled structures: reading, checking, and feeding them to a model."""

@@ -1,0 +1,106 @@
+"""Samples with their neighbour lists made once, and how they become a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from kinetograph.bonds import with_bonds
+from kinetograph.data.frames import LabelledFrames
+from kinetograph.errors import UserError
+from kinetograph.graph import GraphRequest, build_graph
+from kinetograph.neighbors import NeighborList, join
+from kinetograph.system import System, batch
+from kinetograph.training_domain import TrainingDomain, domain_of, merge
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One structure, or one batch of them, with its neighbours and reference forces."""
+
+    system: System
+    neighbors: NeighborList
+    forces: Tensor
+    """(n_atoms, 3) eV/Å."""
+
+    def to(self, device: torch.device) -> Sample:
+        """The sample on another device."""
+        if self.forces.device == device:
+            return self
+        return Sample(self.system.to(device), self.neighbors.to(device), self.forces.to(device))
+
+
+class ForceDataset(Dataset[Sample]):
+    """Labelled frames ready for a model: neighbour lists are made once and kept.
+
+    Raises:
+        UserError: a frame whose structure cannot be used, named by file and number.
+    """
+
+    def __init__(self, frames: LabelledFrames, request: GraphRequest) -> None:
+        self.request = request
+        self.samples = []
+        for number, (atoms, forces) in enumerate(zip(frames.atoms, frames.forces, strict=True)):
+            try:
+                system = with_bonds(System.from_ase(atoms), request.bond_rule)
+            except UserError as error:
+                raise UserError(error.what, where=f"{frames.source}, frame {number}", mend=error.mend) from error
+            neighbors = NeighborList.build(system, request.cutoff, bond_rule=request.bond_rule)
+            self.samples.append(Sample(system, neighbors, torch.as_tensor(forces)))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def domain(self) -> TrainingDomain:
+        """The ranges that these frames span."""
+        return merge(
+            [domain_of(s.system, build_graph(s.system, s.neighbors, self.request)) for s in self.samples]
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Many samples as one batch."""
+    if len(samples) == 1:
+        return samples[0]
+    return Sample(
+        system=batch([s.system for s in samples]),
+        neighbors=join([s.neighbors for s in samples]),
+        forces=torch.cat([s.forces for s in samples]),
+    )
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches as a function of (seed, step) alone, so that training resumed at a step sees what it would have.
+
+    Every pass over the data is a permutation keyed by (seed, pass). One "epoch" of this sampler is
+    ``steps_per_epoch`` batches, counted on from ``first_step``.
+    """
+
+    def __init__(self, n_samples: int, batch_size: int, steps_per_epoch: int, seed: int) -> None:
+        self.n_samples = n_samples
+        self.batch_size = min(batch_size, n_samples)
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
+        self.first_step = 0
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.first_step + self.steps_per_epoch):
+            yield self.batch_at(step)
+
+    def batch_at(self, step: int) -> list[int]:
+        """Indices of the batch of one step; what is left of a pass too small for a batch is left out."""
+        batches_per_pass = self.n_samples // self.batch_size
+        number, position = divmod(step, batches_per_pass)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        order = torch.randperm(self.n_samples, generator=generator)
+        return [int(i) for i in order[position * self.batch_size : (position + 1) * self.batch_size]]

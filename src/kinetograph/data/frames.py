@@ -1,0 +1,110 @@
+"""Labelled frames: structures with reference forces, read from a file and checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+
+from kinetograph.errors import UserError
+
+UNIT_KEYS = {"energy": "eV", "forces": "eV/Å"}
+
+
+@dataclass(frozen=True)
+class LabelledFrames:
+    """Structures with forces (eV/Å), and energies (eV) where the file has them."""
+
+    atoms: list[ase.Atoms]
+    forces: list[np.ndarray[Any, Any]]
+    """One (n_atoms, 3) array per structure, eV/Å."""
+    source: str
+    """The file's path."""
+    sha256: str
+    """Fingerprint of the file."""
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        return tuple(sorted({int(z) for frame in self.atoms for z in np.unique(frame.numbers)}))
+
+
+def read_structures(path: Path | str, index: str = ":") -> list[ase.Atoms]:
+    """Structures of any format that ASE reads, labels not needed.
+
+    Raises:
+        UserError: the file is missing, empty or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("there is no such file", where=str(path))
+    try:
+        frames = ase.io.read(path, index=index)
+    except Exception as error:  # ASE's readers raise anything; all of it means the same to the user
+        raise UserError(
+            f"the file cannot be read as structures ({type(error).__name__}: {error})",
+            where=str(path),
+            mend="Extended XYZ is the surest format.",
+        ) from error
+    frames = [frames] if isinstance(frames, ase.Atoms) else list(frames)
+    if not frames:
+        raise UserError("the file holds no structures", where=str(path))
+    return frames
+
+
+def read_frames(path: Path | str) -> LabelledFrames:
+    """Labelled frames of a file in which forces are in eV/Å and energies in eV.
+
+    Forces are taken from the per-atom property ``forces`` (extended XYZ) or whatever ASE's reader
+    presents as the result of a calculation.
+
+    Raises:
+        UserError: no such file, unreadable, a frame without forces, or forces that are not finite.
+    """
+    frames = read_structures(path)
+    forces = []
+    for number, frame in enumerate(frames):
+        where = f"{path}, frame {number}"
+        values = _forces_of(frame)
+        if values is None:
+            raise UserError(
+                "the frame has no forces",
+                where=where,
+                mend="Each frame needs a per-atom property 'forces' in eV/Å, as in Properties=species:S:1:pos:R:3:forces:R:3.",
+            )
+        if values.shape != (len(frame), 3):
+            raise UserError(f"the forces have shape {values.shape}, not ({len(frame)}, 3)", where=where)
+        if not np.isfinite(values).all():
+            atom = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise UserError(
+                f"the force on atom {atom} is not finite", where=where, mend="Remove the frame or compute it again."
+            )
+        forces.append(values)
+    return LabelledFrames(
+        atoms=frames, forces=forces, source=str(path), sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    )
+
+
+def _forces_of(frame: ase.Atoms) -> np.ndarray[Any, Any] | None:
+    if frame.calc is not None and "forces" in getattr(frame.calc, "results", {}):
+        # apply_constraint=False: the label is the force, not the force on a frozen atom.
+        return np.asarray(frame.get_forces(apply_constraint=False), dtype=float)
+    for name in ("forces", "force"):
+        if name in frame.arrays:
+            return np.asarray(frame.arrays[name], dtype=float)
+    return None
+
+
+def force_std(forces: Sequence[np.ndarray[Any, Any]]) -> float:
+    """Standard deviation of the force components about zero, eV/Å."""
+    values = np.concatenate([f.ravel() for f in forces])
+    return float(np.sqrt(np.mean(values**2)))

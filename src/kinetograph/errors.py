@@ -1,0 +1,44 @@
+"""The one exception that stands for a user's mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user can mend: says what is wrong, where, and how to mend it.
+
+    The command line prints it as one message without a traceback and ends with exit code 2;
+    Python callers can catch it.
+
+    Args:
+        what: what is wrong, in one sentence.
+        where: the file, frame, key or argument in which it was found.
+        mend: what the user can do about it.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, mend: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.mend = mend
+        place = f" ({where})" if where else ""
+        cure = f" {mend}" if mend else ""
+        super().__init__(f"{what}{place}.{cure}")
+
+
+@contextmanager
+def needs(module: str, *, extra: str) -> Iterator[None]:
+    """Turn a missing optional package, imported inside the block, into a message with the install command.
+
+    Raises:
+        UserError: ``module`` is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module:
+            raise
+        raise UserError(
+            f"this needs {module}, which is not installed", mend=f"Install it: pip install 'kinetograph[{extra}]'"
+        ) from error

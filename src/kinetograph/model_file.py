@@ -1,0 +1,171 @@
+"""A model on disk: one safetensors file, weights and a JSON header. Loading it runs no code."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from ase.data import atomic_numbers as number_of
+from ase.data import chemical_symbols
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+
+from kinetograph.bonds import BondRule
+from kinetograph.errors import UserError
+from kinetograph.models import build
+from kinetograph.potential import DirectModel
+from kinetograph.training_domain import TrainingDomain, domain_from_json, domain_to_json
+
+FORMAT_VERSION = 1
+HEADER_KEY = "kinetograph"
+UNITS = {"length": "Å", "force": "eV/Å", "energy": "eV"}
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """What a model file says of itself."""
+
+    architecture: str
+    hyperparameters: dict[str, Any]
+    elements: list[str]
+    cutoff_A: float
+    heads: list[str]
+    """Which forces it gives: ``"direct"`` here."""
+    exact: list[str]
+    """Symmetries that hold by construction."""
+    n_parameters: int
+    bond_rule: dict[str, Any] | None
+    """The rule behind the edge types; see ``BondRule``."""
+    domain: dict[str, Any]
+    """Ranges of the training data; see ``TrainingDomain``."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Data fingerprints, settings, steps and errors of the training."""
+    units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
+    software: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def save(
+    path: Path | str,
+    model: DirectModel,
+    *,
+    architecture: str,
+    hyperparameters: dict[str, Any],
+    elements: Sequence[int],
+    domain: TrainingDomain,
+    training: dict[str, Any] | None = None,
+) -> ModelHeader:
+    """Write a model to ``path``, replacing what is there in one atomic step."""
+    rule = model.request.bond_rule
+    header = ModelHeader(
+        architecture=architecture,
+        hyperparameters=hyperparameters,
+        elements=[chemical_symbols[z] for z in elements],
+        cutoff_A=model.request.cutoff,
+        heads=["direct"],
+        exact=sorted(model.model.head.exact),
+        n_parameters=sum(p.numel() for p in model.parameters()),
+        bond_rule=asdict(rule) if rule else None,
+        domain=domain_to_json(domain),
+        training=training or {},
+        software={
+            "kinetograph": version("kinetograph"),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+    )
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    text = json.dumps(asdict(header), ensure_ascii=False, allow_nan=False)
+    write_atomically(Path(path), to_safetensors(tensors, metadata={HEADER_KEY: text}))
+    return header
+
+
+def read_header(path: Path | str) -> ModelHeader:
+    """The header alone.
+
+    Raises:
+        UserError: the file is missing, unreadable, truncated, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("there is no such model file", where=str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, struct.error) as error:
+        raise UserError(
+            f"the model file cannot be read: it is damaged, truncated or of another kind ({error})",
+            where=str(path),
+            mend="Copy it again from where it was trained.",
+        ) from error
+    if HEADER_KEY not in metadata:
+        raise UserError("the file is not a Kinetograph model", where=str(path))
+    try:
+        data = json.loads(metadata[HEADER_KEY])
+        if data["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"the model file has format version {data['format_version']}, "
+                f"this program knows up to {FORMAT_VERSION}",
+                where=str(path),
+                mend="Update kinetograph.",
+            )
+        return ModelHeader(**data)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"the model file's header is damaged ({error})", where=str(path)) from error
+
+
+def load(
+    path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> DirectModel:
+    """A potential from a model file, in evaluation mode, with its training domain.
+
+    Args:
+        dtype: compute in this type; by default the type of the stored weights.
+
+    Raises:
+        UserError: as :func:`read_header`, or the weights do not fit the header.
+    """
+    header = read_header(path)
+    model = build(header.architecture, [number_of[e] for e in header.elements], header.hyperparameters)
+    rule = model.request.bond_rule
+    if (asdict(rule) if rule else None) != header.bond_rule:
+        # the stored rule is the one the model was trained with, whatever today's default is
+        raise UserError(
+            f"the file's bond rule {header.bond_rule} is not the one its hyperparameters give", where=str(path)
+        )
+    try:
+        with safe_open(Path(path), framework="pt") as file:
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"the weights do not fit the model file's header ({error})", where=str(path)) from error
+    model.domain = domain_from_json(header.domain)
+    model.eval().requires_grad_(False)
+    return model.to(device=device, dtype=dtype)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+    """
+    temporary = path.with_name(path.name + ".writing")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write: {error.strerror}", where=str(path), mend="Free some space or choose another place."
+        ) from error

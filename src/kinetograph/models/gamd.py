@@ -1,0 +1,238 @@
+"""GAMD: graph neural networks accelerated molecular dynamics.
+
+Z. Li, K. Meidani, P. Yadav, A. Barati Farimani, J. Chem. Phys. 156, 144103 (2022),
+doi:10.1063/5.0083060. A network that reads a neighbourhood and writes the force on each atom,
+without an energy in between.
+
+==================================  ==============================================================
+paper                               here
+==================================  ==============================================================
+v_i, node state, eq. (5)            ``nodes`` (n_atoms, width)
+e_ij^(0), edge embedding            ``edges`` (n_edges, width)
+u_ij = (q_i − q_j)/|q_i − q_j|      ``−graph.unit_vectors``; the sign is absorbed by the first layer
+b_ij, bond flag                     one-hot of ``graph.edge_types`` without its first column
+e_ij^(l) = A^(l) e_ij^(0)           ``PaperLayer.edge_transform``
+m_j→i = Φ(v_j, e_ij, v_i) ∘ v_j     ``PaperLayer``: the first matrix of Φ is split in three,
+                                    W[v_j; e; v_i] = W_s v_j + W_e e + W_d v_i, exactly the same
+M_i = Σ_j m_j→i                     ``index_add`` over centres
+v̂_i = Θ(v_i, M_i)                   ``PaperLayer.update``
+v_i ← LN(v̂_i) + v_i                 ``PaperLayer.norm``
+decoder                             ``nn.heads.NodeForceHead``
+==================================  ==============================================================
+
+Three forms, chosen by ``form``:
+
+``"paper"``
+    as written: normalisation after the update, a linear edge transform, unit vector and length
+    as edge input.
+``"code"``
+    as the authors' program computes it: normalisation before the layer, a two-layer edge
+    transform, the length standardised and expanded in 40 Gaussians *of the standardised length*,
+    LayerNorm and dropout after the edge encoder, two self edges per atom (one with a zero vector,
+    one with a zero embedding). With ``width=128`` and four layers it has 651,523 parameters for
+    one element and 651,779 for two.
+``"covariant"``
+    ours: the code's layer on invariant edges (Gaussians of the distance, apart for each bond
+    type) with an envelope, and an edge force head, so that forces turn with the structure exactly.
+
+The first two see the components of the unit vector, so their forces turn with the structure only
+as far as training by random rotations teaches them to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kinetograph.bonds import BondRule
+from kinetograph.graph import Graph, GraphRequest
+from kinetograph.nn.heads import EdgeForceHead, Features, NodeForceHead, Trunk
+from kinetograph.nn.mlp import mlp
+from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
+
+Form = Literal["paper", "code", "covariant"]
+
+MAX_ATOMIC_NUMBER = 118
+N_CODE_GAUSSIANS = 40
+CODE_GAMMA = 40.0
+
+
+class PaperLayer(nn.Module):
+    """Eqs. (2)–(5): message, sum, update, normalisation, residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.edge_transform = nn.Linear(width, width)  # A^(l)
+        self.from_source = nn.Linear(width, width, bias=False)  # Φ, first matrix, in three parts
+        self.from_edge = nn.Linear(width, width)
+        self.from_target = nn.Linear(width, width, bias=False)
+        self.filter = nn.Sequential(nn.SiLU(), nn.Linear(width, width))  # the rest of Φ
+        self.update = mlp([2 * width, width, width], nn.SiLU)  # Θ
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, nodes: Tensor, edges: Tensor, graph: Graph) -> Tensor:
+        source = self.from_source(nodes)[graph.neighbor]
+        target = self.from_target(nodes)[graph.center]
+        phi = self.filter(source + self.from_edge(self.edge_transform(edges)) + target)
+        messages = torch.zeros_like(nodes).index_add(0, graph.center, phi * nodes[graph.neighbor])
+        updated: Tensor = self.norm(self.update(torch.cat([nodes, messages], dim=1)))
+        return nodes + updated
+
+
+class CodeLayer(nn.Module):
+    """The layer of the authors' program: v ← v + Layer(Norm(v))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.edge_transform = mlp([width, width, width], nn.SiLU)
+        self.from_source = nn.Linear(width, width)
+        self.from_target = nn.Linear(width, width)
+        self.filter = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.update_node = nn.Linear(width, width)
+        self.update_message = nn.Linear(width, width)
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+
+    def forward(
+        self, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor | None, self_edge: Tensor | None
+    ) -> Tensor:
+        x = self.norm(nodes)
+        source, target = self.from_source(x), self.from_target(x)
+        pre = source[graph.neighbor] + target[graph.center] + self.edge_transform(edges)
+        weight = self.filter(pre)
+        if envelope is not None:
+            weight = weight * envelope.unsqueeze(1)
+        messages = torch.zeros_like(x).index_add(0, graph.center, x[graph.neighbor] * weight)
+        if self_edge is not None:
+            for embedding in (self_edge, torch.zeros_like(self_edge)):
+                weight = self.filter(source + target + self.edge_transform(embedding))
+                messages = messages + x * weight
+        out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
+        return nodes + out
+
+
+class GAMD(Trunk):
+    """The trunk of GAMD with its head.
+
+    Args:
+        elements: atomic numbers that the model knows.
+        cutoff: Å.
+        form: see the module's docstring.
+        width: size of node and edge states (128 in the paper's Lennard-Jones and TIP3P models).
+        n_layers: message-passing steps (4).
+        n_radial: Gaussians of the distance per bond type, ``form="covariant"`` only.
+        edge_dropout: dropout after the edge encoder, ``form="code"`` only (0.1 in the program).
+        max_bond_separation: largest number of bonds that makes an edge type of its own; 0: bonds
+            are not used, 1: the paper's bond flag, 2: the ends of an angle too.
+    """
+
+    length_mean: Tensor
+    length_std: Tensor
+    element_slot: Tensor
+
+    def __init__(
+        self,
+        elements: Sequence[int],
+        *,
+        cutoff: float,
+        form: Form = "paper",
+        width: int = 128,
+        n_layers: int = 4,
+        n_radial: int = 40,
+        edge_dropout: float = 0.1,
+        max_bond_separation: int = 0,
+    ) -> None:
+        super().__init__()
+        self.form = form
+        rule = BondRule(max_separation=max_bond_separation) if max_bond_separation else None
+        self.request = GraphRequest(cutoff=cutoff, bond_rule=rule, n_layers=n_layers)
+        self.n_edge_types = rule.n_types if rule else 1
+
+        slot = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
+        slot[torch.as_tensor(sorted(elements))] = torch.arange(len(elements))
+        self.register_buffer("element_slot", slot, persistent=False)
+        self.node_embedding = nn.Embedding(len(elements), width)
+
+        # Mean and standard deviation of the edge length over the training data, Å.
+        self.register_buffer("length_mean", torch.tensor(0.5 * cutoff))
+        self.register_buffer("length_std", torch.tensor(0.25 * cutoff))
+
+        n_flags = self.n_edge_types - 1
+        if form == "paper":
+            self.edge_encoder = mlp([3 + 1 + n_flags, width, width, width], nn.GELU)
+            self.layers = nn.ModuleList(PaperLayer(width) for _ in range(n_layers))
+            self.head = NodeForceHead(width)
+        elif form == "code":
+            self.basis = GaussianBasis(0.0, 1.0, N_CODE_GAUSSIANS, CODE_GAMMA)
+            n_in = 3 + 1 + N_CODE_GAUSSIANS + n_flags
+            self.edge_encoder = mlp([n_in, width, width, width], nn.GELU)
+            self.edge_encoder.extend([nn.LayerNorm(width), nn.Dropout(edge_dropout)])
+            self.layers = nn.ModuleList(CodeLayer(width) for _ in range(n_layers))
+            self.head = NodeForceHead(width)
+        elif form == "covariant":
+            self.basis = GaussianBasis(0.0, cutoff, n_radial)
+            self.edge_encoder = mlp([n_radial * self.n_edge_types, width, width], nn.SiLU)
+            self.layers = nn.ModuleList(CodeLayer(width) for _ in range(n_layers))
+            self.head = EdgeForceHead(width, n_radial * self.n_edge_types, width)
+        else:
+            raise ValueError(f"unknown form {form!r}: choose paper, code or covariant")
+
+    def forward(self, graph: Graph) -> Features:
+        nodes = self.node_embedding(self.element_slot[graph.atomic_numbers])
+        inputs = self._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
+        edges = self.edge_encoder(inputs)
+        if self.form == "paper":
+            for layer in self.layers:
+                nodes = layer(nodes, edges, graph)
+            return Features(nodes=nodes, edges=edges)
+        envelope = self_edge = None
+        if self.form == "covariant":
+            envelope = cosine_cutoff(graph.distances, self.request.cutoff)
+        else:
+            self_edge = self._self_edge(nodes)
+        for layer in self.layers:
+            nodes = layer(nodes, edges, graph, envelope, self_edge)
+        return Features(nodes=nodes, edges=inputs if self.form == "covariant" else edges, envelope=envelope)
+
+    def _edge_inputs(self, distances: Tensor, units: Tensor, edge_types: Tensor | None) -> Tensor:
+        if self.form == "covariant":
+            radial = self.basis(distances)
+            if edge_types is None or self.n_edge_types == 1:
+                return torch.as_tensor(radial)
+            kind = nn.functional.one_hot(edge_types, self.n_edge_types).to(radial.dtype)
+            return (kind.unsqueeze(2) * radial.unsqueeze(1)).flatten(1)
+        length = ((distances - self.length_mean) / self.length_std).unsqueeze(1)
+        parts = [units, length]
+        if self.form == "code":
+            parts.append(self.basis(length[:, 0]))
+        if self.n_edge_types > 1 and edge_types is not None:
+            parts.append(nn.functional.one_hot(edge_types, self.n_edge_types)[:, 1:].to(units.dtype))
+        return torch.cat(parts, dim=1)
+
+    def _self_edge(self, nodes: Tensor) -> Tensor:
+        """Embedding of an atom's edge to itself: zero vector, zero length, not bonded; one row per atom."""
+        zero = nodes.new_zeros(1)
+        kind = torch.zeros(1, dtype=torch.int64, device=nodes.device)
+        inputs = self._edge_inputs(zero, nodes.new_zeros(1, 3), kind)
+        embedding: Tensor = self.edge_encoder(inputs.expand(len(nodes), -1))
+        return embedding
+
+    def fit_statistics(self, graphs: Iterable[Graph]) -> None:
+        """Set mean and standard deviation of the edge length from training graphs.
+
+        The program's neighbour list holds every atom once at zero length, and those zeros enter its
+        statistics, so they do for ``form="code"``.
+        """
+        count = total = total_sq = 0.0
+        for graph in graphs:
+            lengths = graph.distances.double()
+            count += len(lengths) + (graph.n_atoms if self.form == "code" else 0)
+            total += float(lengths.sum())
+            total_sq += float(lengths.square().sum())
+        if count:
+            mean = total / count
+            self.length_mean.fill_(mean)
+            self.length_std.fill_(max(total_sq / count - mean**2, 1e-12) ** 0.5)

@@ -1,0 +1,65 @@
+"""Every pair of atoms within a distance, periodic images included: the search below all neighbour lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ase.geometry import complete_cell
+from torch import Tensor
+from vesin import NeighborList as VesinList
+
+from kinetograph.errors import UserError
+from kinetograph.system import System
+
+
+def edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Directed edges closer than ``reach`` (Å): centre, neighbour and shift, canonically sorted.
+
+    An atom and its own image are a pair; an atom and itself are not.
+
+    Raises:
+        UserError: positions are not finite.
+    """
+    positions = system.positions.detach().double().cpu().numpy()
+    if not np.isfinite(positions).all():
+        raise UserError("positions are not finite", where="pair search")
+    cells = system.cell.detach().double().cpu().numpy()
+    pbc = system.pbc.cpu().numpy()
+    counts = system.atoms_per_system.cpu().numpy()
+    search = VesinList(cutoff=reach, full_list=True)
+    centers, neighbors, shifts = [], [], []
+    offset = 0
+    for index, count in enumerate(counts):
+        i, j, s = search.compute(
+            points=positions[offset : offset + count],
+            box=np.asarray(complete_cell(cells[index])) if pbc[index].any() else np.zeros((3, 3)),
+            periodic=pbc[index],
+            quantities="ijS",
+        )
+        i, j, s = i.astype(np.int64), j.astype(np.int64), s.astype(np.int64)
+        order = _canonical_order(i, j, s, int(count))
+        centers.append(i[order] + offset)
+        neighbors.append(j[order] + offset)
+        shifts.append(s[order])
+        offset += int(count)
+    device = system.device
+    return (
+        torch.as_tensor(np.concatenate(centers), device=device),
+        torch.as_tensor(np.concatenate(neighbors), device=device),
+        torch.as_tensor(np.concatenate(shifts), device=device).to(system.dtype),
+    )
+
+
+def _canonical_order(
+    center: np.ndarray[Any, Any], neighbor: np.ndarray[Any, Any], shift: np.ndarray[Any, Any], n_atoms: int
+) -> np.ndarray[Any, Any]:
+    """Order by (centre, neighbour, shift), as one sort of one integer key."""
+    if len(center) == 0:
+        return np.zeros(0, dtype=np.int64)
+    lowest = shift.min(axis=0)
+    span = shift.max(axis=0) - lowest + 1
+    moved = shift - lowest
+    image = (moved[:, 0] * span[1] + moved[:, 1]) * span[2] + moved[:, 2]
+    return np.argsort((center * n_atoms + neighbor) * int(span.prod()) + image, kind="stable")

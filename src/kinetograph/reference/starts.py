@@ -1,0 +1,52 @@
+"""Where the atoms of a reference run begin, before minimisation and equilibration."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinetograph.reference.openmm_systems import ANGLE_RAD, BOND_LENGTH_A
+
+Array = NDArray[np.float64]
+
+
+def lattice_points(n_points: int, box_A: float, rng: np.random.Generator) -> Array:
+    """(n_points, 3) Å: different sites of the smallest cubic lattice that has room, chosen by chance."""
+    per_side = math.ceil(n_points ** (1.0 / 3.0) - 1e-9)
+    axis = (np.arange(per_side) + 0.5) * (box_A / per_side)
+    sites = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    return sites[np.sort(rng.permutation(len(sites))[:n_points])]
+
+
+def argon_start(n_atoms: int, box_A: float, rng: np.random.Generator) -> Array:
+    """(n_atoms, 3) Å: a lattice with vacancies, every atom moved by up to a tenth of the spacing."""
+    points = lattice_points(n_atoms, box_A, rng)
+    spacing = box_A / math.ceil(n_atoms ** (1.0 / 3.0) - 1e-9)
+    return points + rng.uniform(-0.1, 0.1, points.shape) * spacing
+
+
+def water_start(n_molecules: int, box_A: float, rng: np.random.Generator) -> Array:
+    """(3 n_molecules, 3) Å, O, H, H: molecules turned by chance, on a lattice with vacancies."""
+    oxygens = lattice_points(n_molecules, box_A, rng)
+    half = 0.5 * ANGLE_RAD
+    molecule = BOND_LENGTH_A * np.array(
+        [[0.0, 0.0, 0.0], [math.sin(half), 0.0, math.cos(half)], [-math.sin(half), 0.0, math.cos(half)]]
+    )
+    turned = np.einsum("mij,aj->mai", random_rotations(n_molecules, rng), molecule)
+    return (oxygens[:, None, :] + turned).reshape(-1, 3)
+
+
+def random_rotations(n_rotations: int, rng: np.random.Generator) -> Array:
+    """(n_rotations, 3, 3) rotation matrices, uniform over all rotations (Shoemake 1992: unit quaternions)."""
+    q = rng.normal(size=(n_rotations, 4))
+    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
+    return np.stack(
+        [
+            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], axis=1),
+            np.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], axis=1),
+            np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=1),
+        ],
+        axis=1,
+    )

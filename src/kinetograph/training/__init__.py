@@ -1,0 +1,1 @@
+"""Training: losses, augmentation, the Lightning module, and what is written while it runs."""

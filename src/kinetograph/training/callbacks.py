@@ -1,0 +1,170 @@
+"""What a training run writes and shows: checkpoints, the best model, a table of metrics, a progress bar."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kinetograph.errors import UserError
+from kinetograph.model_file import write_atomically
+from kinetograph.training.module import ForceTraining
+
+MONITOR = "valid_force_mae_eV_per_A"
+COLUMNS = ("step", "wall_s", "learning_rate", "train_loss", "valid_force_mae_eV_per_A", "valid_relative_error")
+
+
+class RunFolder(Callback):
+    """After every validation: ``last.ckpt``, ``best.kg`` if it is the best so far, and a row of ``metrics.csv``.
+
+    Each file is replaced in one atomic step, so that a run killed at any moment leaves files that open.
+
+    Args:
+        save_model: writes a model file; given the path, the module, and the metrics of the moment.
+    """
+
+    def __init__(self, folder: Path, save_model: Callable[[Path, ForceTraining, dict[str, float]], None]) -> None:
+        self.folder = folder
+        self.save_model = save_model
+        self.best = float("inf")
+        self.best_step = 0
+        self.wall_before = 0.0
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+        self._losses: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step, "rows": self.rows, "wall_s": self.wall_s}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_step = state["best"], state["best_step"]
+        self.rows, self.wall_before = list(state["rows"]), state["wall_s"]
+
+    @property
+    def wall_s(self) -> float:
+        return self.wall_before + (time.monotonic() - self._started if self._started else 0.0)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        self._losses.append(float(outputs["loss"].detach()))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, ForceTraining)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            "step": float(trainer.global_step),
+            "wall_s": round(self.wall_s, 3),
+            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "train_loss": sum(self._losses) / max(1, len(self._losses)),
+            **{name: metrics[name] for name in COLUMNS if name in metrics},
+        }
+        self._losses.clear()
+        self.rows.append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=trainer.global_step)
+        if row[MONITOR] < self.best:
+            self.best, self.best_step = row[MONITOR], trainer.global_step
+            self.save_model(self.folder / "best.kg", pl_module, row)
+        self._write_metrics()
+        self._write_checkpoint(trainer)
+
+    def _write_metrics(self) -> None:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        writer.writerows({**row, "step": int(row["step"])} for row in self.rows)
+        write_atomically(self.folder / "metrics.csv", table.getvalue().encode())
+
+    def _write_checkpoint(self, trainer: lightning.Trainer) -> None:
+        path = self.folder / "last.ckpt"
+        temporary = path.with_name(path.name + ".writing")
+        try:
+            trainer.save_checkpoint(temporary)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"cannot write the checkpoint: {error}", where=str(path), mend="Free some space, then --resume."
+            ) from error
+
+
+class ProgressBar(Callback):
+    """Step, rate, time left, loss and validation error, on stderr; one line per validation where it is no terminal."""
+
+    def __init__(self, max_steps: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.max_steps = max_steps
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._start_step = 0
+        self._started = 0.0
+        self._valid = ""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._start_step, self._started = trainer.global_step, time.monotonic()
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=self.console,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task(
+                "train", total=self.max_steps, completed=trainer.global_step, rate="", text=""
+            )
+
+    def _rate(self, step: int) -> float:
+        return (step - self._start_step) / max(1e-9, time.monotonic() - self._started)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(
+                self._task,
+                completed=trainer.global_step,
+                rate=f"{self._rate(trainer.global_step):.1f}/s",
+                text=f"loss {float(outputs['loss']):.4f}{self._valid}",
+            )
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        mae = float(trainer.callback_metrics[MONITOR])
+        relative = float(trainer.callback_metrics["valid_relative_error"])
+        self._valid = f", valid MAE {1000.0 * mae:.3g} meV/Å ({100.0 * relative:.2f} %)"
+        if self._progress is None:
+            step, rate = trainer.global_step, self._rate(trainer.global_step)
+            left = (self.max_steps - step) / max(rate, 1e-9)
+            self.console.print(
+                f"step {step}/{self.max_steps}, {rate:.1f}/s, {left:.0f} s left{self._valid}", highlight=False
+            )
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()

@@ -1,0 +1,109 @@
+"""The Lightning module: one model, its averaged twin, loss, optimiser and schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from kinetograph.config import TrainingConfig
+from kinetograph.data.dataset import Sample
+from kinetograph.potential import DirectModel
+from kinetograph.training.augmentation import rotated
+from kinetograph.training.losses import force_l1, net_force_penalty
+
+
+class ForceTraining(lightning.LightningModule):
+    """Fits a direct-force model to labelled structures.
+
+    Errors in the loss are in units of the model's ``force_scale``. What is random in a step
+    (rotation, dropout) is keyed by (seed, step), so that a resumed run takes the same steps.
+    """
+
+    def __init__(self, model: DirectModel, config: TrainingConfig, *, rotate: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.rotate = rotate
+        self.ema: AveragedModel | None = None
+        if config.ema_decay > 0.0:
+            self.ema = AveragedModel(
+                model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False
+            )
+        self._errors: list[tuple[float, float, float, int]] = []
+
+    @property
+    def best_weights(self) -> DirectModel:
+        """The model to keep: the averaged one where there is one."""
+        chosen = self.model if self.ema is None else self.ema.module
+        assert isinstance(chosen, DirectModel)
+        return chosen
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device)
+
+    def on_train_epoch_start(self) -> None:
+        # One "epoch" is the stretch between two validations; count its batches on from here.
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        loader.batch_sampler.first_step = self.global_step
+
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
+        key = self.config.seed * 1_000_003 + self.global_step
+        torch.manual_seed(key)
+        if self.rotate:
+            batch = rotated(batch, torch.Generator().manual_seed(key))
+        predicted = self.model(batch.system, batch.neighbors).forces / self.model.force_scale
+        loss = force_l1(predicted, batch.forces / self.model.force_scale)
+        if self.config.net_force_weight > 0.0:
+            system = batch.system
+            penalty = net_force_penalty(predicted, system.system_index, system.n_systems)
+            loss = loss + self.config.net_force_weight * penalty
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            # A fresh average would remember the random start for 1/(1−decay) steps: warm it up.
+            step = self.global_step
+            decay = min(self.config.ema_decay, (1.0 + step) / (10.0 + step))
+            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
+            self.ema.update_parameters(self.model)
+
+    def validation_step(self, batch: Sample, batch_idx: int) -> None:
+        predicted = self.best_weights(batch.system, batch.neighbors).forces
+        error = predicted - batch.forces
+        self._errors.append(
+            (
+                float(error.abs().sum()),
+                float(error.norm(dim=1).sum()),
+                float(batch.forces.norm(dim=1).sum()),
+                error.numel(),
+            )
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        absolute, vector, reference, n = (sum(column) for column in zip(*self._errors, strict=True))
+        self._errors.clear()
+        self.log("valid_force_mae_eV_per_A", absolute / n)
+        self.log("valid_relative_error", vector / max(reference, 1e-300))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Learning rate over its start value after ``step`` steps."""
+        config = self.config
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        floor = config.learning_rate_final / config.learning_rate
+        done = min(1.0, (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps))
+        if config.schedule == "cosine":
+            return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
+        return float(floor**done)

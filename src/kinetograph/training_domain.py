@@ -1,0 +1,136 @@
+"""``TrainingDomain``: what a model was trained on, and whether a structure lies outside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from ase.data import atomic_numbers as number_of
+from ase.data import chemical_symbols
+
+from kinetograph.errors import UserError
+from kinetograph.graph import Graph
+from kinetograph.system import System
+
+DENSITY_MARGIN = 0.05
+"""Relative margin around the densities of the training data."""
+DISTANCE_MARGIN = 0.03
+"""Relative margin below the shortest distances of the training data: the tail of the same distribution."""
+
+
+@dataclass(frozen=True)
+class TrainingDomain:
+    """Ranges of the training data. Made from the training frames only, kept in the model file."""
+
+    elements: tuple[int, ...]
+    """Atomic numbers, ascending."""
+    density: tuple[float, float] | None
+    """Least and greatest number density, atoms/Å³; ``None`` where no frame was periodic throughout."""
+    shortest_A: dict[str, float]
+    """Shortest distance seen for each pair of elements, such as ``{"H-O": 0.91}``, in Å."""
+
+    def require_elements(self, system: System) -> None:
+        """Raise ``UserError`` if the system holds an element that the training data did not."""
+        unknown = sorted(set(system.atomic_numbers.tolist()) - set(self.elements))
+        if unknown:
+            known = ", ".join(chemical_symbols[z] for z in self.elements)
+            names = ", ".join(chemical_symbols[z] for z in unknown)
+            raise UserError(
+                f"the model never saw the element{'s' if len(unknown) > 1 else ''} {names}",
+                where="structure",
+                mend=f"It was trained on {known} only; train a model on data that holds {names}.",
+            )
+
+    def outside(self, system: System, graph: Graph) -> list[str]:
+        """Sentences on where the system leaves the training data; empty where it does not."""
+        warnings = []
+        density = number_density(system)
+        if self.density is not None and density is not None:
+            low, high = self.density
+            # tolerance in both directions: fixed-volume data has one density only
+            if density[0] < low * (1.0 - DENSITY_MARGIN) or density[1] > high * (1.0 + DENSITY_MARGIN):
+                warnings.append(
+                    f"density {density[0]:.4g}–{density[1]:.4g} atoms/Å³ lies outside the "
+                    f"{low:.4g}–{high:.4g} that the model was trained on"
+                )
+        for pair, distance in shortest_distances(graph).items():
+            known = self.shortest_A.get(pair)
+            if known is not None and distance < known * (1.0 - DISTANCE_MARGIN):
+                warnings.append(f"a {pair} distance of {distance:.3f} Å; the shortest in training was {known:.3f} Å")
+        return warnings
+
+
+def number_density(system: System) -> tuple[float, float] | None:
+    """Least and greatest number density (atoms/Å³) of the structures periodic in all directions."""
+    periodic = system.pbc.all(dim=1)
+    if not bool(periodic.any()):
+        return None
+    density = (system.atoms_per_system / system.volume)[periodic]
+    return float(density.min()), float(density.max())
+
+
+def shortest_distances(graph: Graph) -> dict[str, float]:
+    """Shortest edge (Å) for each pair of elements in the graph."""
+    z = graph.atomic_numbers
+    low = torch.minimum(z[graph.center], z[graph.neighbor])
+    high = torch.maximum(z[graph.center], z[graph.neighbor])
+    key = low * len(chemical_symbols) + high
+    kinds, slot = torch.unique(key, return_inverse=True)
+    shortest = torch.full((len(kinds),), torch.inf, dtype=graph.distances.dtype, device=key.device)
+    shortest = shortest.scatter_reduce(0, slot, graph.distances.detach(), "amin")
+    return {
+        pair_name(int(kind) // len(chemical_symbols), int(kind) % len(chemical_symbols)): float(distance)
+        for kind, distance in zip(kinds, shortest, strict=True)
+    }
+
+
+def pair_name(first: int, second: int) -> str:
+    """``"Ar-Ar"``, ``"H-O"``: symbols in alphabetical order."""
+    return "-".join(sorted((chemical_symbols[first], chemical_symbols[second])))
+
+
+def merge(domains: list[TrainingDomain]) -> TrainingDomain:
+    """The smallest domain that holds all of these."""
+    if not domains:
+        raise ValueError("no domains to merge")
+    shortest: dict[str, float] = {}
+    for domain in domains:
+        for pair, distance in domain.shortest_A.items():
+            shortest[pair] = min(distance, shortest.get(pair, distance))
+    densities = [d.density for d in domains if d.density is not None]
+    return TrainingDomain(
+        elements=tuple(sorted({z for d in domains for z in d.elements})),
+        density=(min(d[0] for d in densities), max(d[1] for d in densities)) if densities else None,
+        shortest_A=dict(sorted(shortest.items())),
+    )
+
+
+def domain_of(system: System, graph: Graph) -> TrainingDomain:
+    """The domain that one batch spans."""
+    return TrainingDomain(
+        elements=tuple(sorted(set(system.atomic_numbers.tolist()))),
+        density=number_density(system),
+        shortest_A=shortest_distances(graph),
+    )
+
+
+def domain_to_json(domain: TrainingDomain) -> dict[str, object]:
+    """Plain JSON with element symbols."""
+    return {
+        "elements": [chemical_symbols[z] for z in domain.elements],
+        "density_atoms_per_A3": list(domain.density) if domain.density else None,
+        "shortest_A": domain.shortest_A,
+    }
+
+
+def domain_from_json(data: dict[str, object]) -> TrainingDomain:
+    """The inverse of :func:`domain_to_json`."""
+    density = data["density_atoms_per_A3"]
+    elements, shortest = data["elements"], data["shortest_A"]
+    assert isinstance(elements, list)
+    assert isinstance(shortest, dict)
+    return TrainingDomain(
+        elements=tuple(number_of[symbol] for symbol in elements),
+        density=(float(density[0]), float(density[1])) if isinstance(density, list) else None,
+        shortest_A={str(pair): float(value) for pair, value in shortest.items()},
+    )
