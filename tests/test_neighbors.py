@@ -103,7 +103,9 @@ def test_skin_list_is_cut_to_exactly_the_cutoff(rng: np.random.Generator) -> Non
     system = System.from_ase(atoms)
     request = GraphRequest(cutoff=6.0)
     wide = neighbors_for(system, request, skin=1.5)
-    moved = replace(system, positions=system.positions + 0.4 * torch.randn_like(system.positions).clamp(-1, 1))
+    moved = replace(
+        system, positions=system.positions + 0.4 * torch.randn_like(system.positions).clamp(-1, 1)
+    )
     assert not wide.is_stale(moved)
     from_wide = build_graph(moved, wide, request)
     fresh = build_graph(moved, neighbors_for(moved, request), request)

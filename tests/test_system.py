@@ -35,7 +35,9 @@ def test_velocity_unit_gives_ase_kinetic_energy(rng: np.random.Generator) -> Non
     system = System.from_ase(atoms)
     assert system.velocities is not None
     kinetic = 0.5 * (system.masses[:, None] * system.velocities**2).sum() * units.AMU_A2_PER_FS2_IN_EV
-    assert float(kinetic) == pytest.approx(atoms.get_kinetic_energy(), rel=1e-7)  # ASE's own constants: CODATA 2014
+    assert float(kinetic) == pytest.approx(
+        atoms.get_kinetic_energy(), rel=1e-7
+    )  # ASE's own constants: CODATA 2014
 
 
 def test_batch_offsets_indices_of_later_systems() -> None:
@@ -55,7 +57,9 @@ def test_batch_offsets_indices_of_later_systems() -> None:
 
 
 def test_rotation_keeps_scaled_positions(rng: np.random.Generator) -> None:
-    atoms = ase.Atoms("Si8", cell=rng.normal(size=(3, 3)) + 5 * np.eye(3), pbc=True, scaled_positions=rng.random((8, 3)))
+    atoms = ase.Atoms(
+        "Si8", cell=rng.normal(size=(3, 3)) + 5 * np.eye(3), pbc=True, scaled_positions=rng.random((8, 3))
+    )
     q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     (turned,) = System.from_ase(atoms).rotated(torch.as_tensor(q)).to_ase()
     np.testing.assert_allclose(turned.get_scaled_positions(), atoms.get_scaled_positions(), atol=1e-12)

@@ -46,7 +46,8 @@ def find_bonds(system: System, tolerance: float = 1.3) -> Tensor:
     offset = torch.einsum("ei,eij->ej", shift, system.cell[system.system_index[center]])
     distance = torch.linalg.norm(system.positions[neighbor] + offset - system.positions[center], dim=1)
     bonded = (center < neighbor) & (distance < tolerance * (radii[center] + radii[neighbor]))
-    return torch.unique(torch.stack([center[bonded], neighbor[bonded]], dim=1), dim=0)
+    pairs: Tensor = torch.unique(torch.stack([center[bonded], neighbor[bonded]], dim=1), dim=0)
+    return pairs
 
 
 def with_bonds(system: System, rule: BondRule | None) -> System:

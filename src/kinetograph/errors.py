@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,5 +41,12 @@ def needs(module: str, *, extra: str) -> Iterator[None]:
         if error.name is None or error.name.split(".")[0] != module:
             raise
         raise UserError(
-            f"this needs {module}, which is not installed", mend=f"Install it: pip install 'kinetograph[{extra}]'"
+            f"this needs {module}, which is not installed",
+            mend=f"Install it: pip install 'kinetograph[{extra}]'",
         ) from error
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``; did you mean …?`` with the nearest known word, or nothing where none is near."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from ase.data import chemical_symbols
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from kinetograph.bonds import BondRule
+from kinetograph.atomic_file import write_atomically as write_atomically
 from kinetograph.errors import UserError
 from kinetograph.models import build
 from kinetograph.potential import DirectModel
@@ -139,33 +138,16 @@ def load(
     if (asdict(rule) if rule else None) != header.bond_rule:
         # the stored rule is the one the model was trained with, whatever today's default is
         raise UserError(
-            f"the file's bond rule {header.bond_rule} is not the one its hyperparameters give", where=str(path)
+            f"the file's bond rule {header.bond_rule} is not the one its hyperparameters give",
+            where=str(path),
         )
     try:
         with safe_open(Path(path), framework="pt") as file:
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"the weights do not fit the model file's header ({error})", where=str(path)) from error
+        raise UserError(
+            f"the weights do not fit the model file's header ({error})", where=str(path)
+        ) from error
     model.domain = domain_from_json(header.domain)
     model.eval().requires_grad_(False)
     return model.to(device=device, dtype=dtype)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
-
-    Raises:
-        UserError: the disk is full or the place cannot be written.
-    """
-    temporary = path.with_name(path.name + ".writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write: {error.strerror}", where=str(path), mend="Free some space or choose another place."
-        ) from error

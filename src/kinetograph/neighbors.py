@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -76,8 +76,15 @@ class NeighborList:
 
     def to(self, device: torch.device | str) -> NeighborList:
         """The same list on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in tensors.items() if isinstance(v, Tensor)})
+        return replace(
+            self,
+            center=self.center.to(device),
+            neighbor=self.neighbor.to(device),
+            shift=self.shift.to(device),
+            positions=self.positions.to(device),
+            cell=self.cell.to(device),
+            edge_types=None if self.edge_types is None else self.edge_types.to(device),
+        )
 
     def is_stale(self, system: System) -> bool:
         """Whether a pair inside the cutoff could be missing for these positions.
@@ -100,9 +107,7 @@ class NeighborList:
         return NeighborList.build(system, self.cutoff, skin=self.skin, bond_rule=self.bond_rule)
 
 
-def _edge_types(
-    system: System, center: Tensor, neighbor: Tensor, shift: Tensor, rule: BondRule
-) -> Tensor:
+def _edge_types(system: System, center: Tensor, neighbor: Tensor, shift: Tensor, rule: BondRule) -> Tensor:
     """(n_edges,) number of bonds between the ends of each edge; of several images only the nearest."""
     if system.bonds is None:
         raise UserError(

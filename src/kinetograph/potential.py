@@ -1,4 +1,4 @@
-"""``Prediction`` and ``Potential``: what gives forces. Forces and stress by differentiation live here only."""
+"""``Prediction`` and ``Potential``: what gives forces. Derivatives of energies are taken here only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Prediction:
     atomic_energies: Tensor | None = None
     """(n_atoms,) eV."""
     stress: Tensor | None = None
-    """(n_systems, 3, 3) eV/Å³, tension positive; NaN for structures that are not periodic in all directions."""
+    """(n_systems, 3, 3) eV/Å³, tension positive; NaN for structures not periodic throughout."""
 
 
 class Potential(nn.Module, ABC):
@@ -76,15 +76,17 @@ class EnergyPotential(Potential):
         """(n_atoms,) eV; may depend on geometry only through ``edge_vectors`` and ``distances``."""
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        # A second derivative is needed only to fit parameters to forces.
+        fitting = self.training and any(p.requires_grad for p in self.parameters())
         with torch.enable_grad():
             graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
             energies = self.graph_energies(graph)
             (slope,) = torch.autograd.grad(
-                energies.sum(), graph.edge_vectors, create_graph=self.training, allow_unused=True
+                energies.sum(), graph.edge_vectors, create_graph=fitting, allow_unused=True
             )
         if slope is None:  # no edges: isolated atoms feel nothing
             slope = torch.zeros_like(graph.edge_vectors)
-        if not self.training:
+        if not fitting:
             energies = energies.detach()
         energies, slope = energies.to(system.dtype), slope.to(system.dtype)
         forces = torch.zeros_like(system.positions)

@@ -70,7 +70,8 @@ class System:
     @property
     def volume(self) -> Tensor:
         """(n_systems,) Å³; meaningful where all three directions are periodic."""
-        return torch.linalg.det(self.cell).abs()
+        volume: Tensor = torch.linalg.det(self.cell).abs()
+        return volume
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> System:
         """The same batch on another device or in another floating-point type."""
@@ -202,7 +203,11 @@ def batch(systems: Sequence[System]) -> System:
     bonds = None
     if all(system.bonds is not None for system in systems):
         bonds = torch.cat(
-            [s.bonds + int(offset) for s, offset in zip(systems, atom_offset, strict=True) if s.bonds is not None]
+            [
+                s.bonds + int(offset)
+                for s, offset in zip(systems, atom_offset, strict=True)
+                if s.bonds is not None
+            ]
         )
     return System(
         positions=torch.cat([s.positions for s in systems]),

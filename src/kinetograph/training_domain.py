@@ -56,7 +56,9 @@ class TrainingDomain:
         for pair, distance in shortest_distances(graph).items():
             known = self.shortest_A.get(pair)
             if known is not None and distance < known * (1.0 - DISTANCE_MARGIN):
-                warnings.append(f"a {pair} distance of {distance:.3f} Å; the shortest in training was {known:.3f} Å")
+                warnings.append(
+                    f"a {pair} distance of {distance:.3f} Å; the shortest in training was {known:.3f} Å"
+                )
         return warnings
 
 

@@ -1,4 +1,4 @@
-"""``analyze``: everything that is measured on a set of trajectories, beside a reference where there is one."""
+"""``analyze``: what is measured on a set of trajectories, beside a reference where there is one."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ class RunSet:
     kinetic_energies: list[Trace]
     temperature: TemperatureStatistics | None
     rdfs: list[RadialDistribution]
+
+    @property
+    def averaged(self) -> list[int]:
+        """Indices of the trajectories that averages are over: not those that start cold, unless all do."""
+        return [i for i, is_cold in enumerate(self.cold) if not is_cold or all(self.cold)]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -173,7 +178,7 @@ def analyze(
         trajectories: runs of the same atoms.
         reference: runs of the same system by the reference; the size of the box may differ.
         skip_fs: time left out of averages at the start of each trajectory.
-        r_max_A: largest distance of g(r); by default half the smallest height of any of the boxes.
+        r_max_A: largest distance of g(r); by default half the smallest height of the boxes, at most 15 Å.
         bin_width_A: width of the bins of g(r).
         max_frames: at most so many frames of each trajectory are read for g(r).
 
@@ -204,10 +209,10 @@ def analyze(
         if cold and not cold_reference:
             notes.append("No reference run starts cold, so the cold start has nothing to be compared with.")
     forces = force_magnitudes(
-        trajectories,
-        reference or (),
-        skip_fs=own.skipped,
-        reference_skip_fs=other.skipped if other else (),
+        [trajectories[i] for i in own.averaged],
+        [reference[i] for i in other.averaged] if other and reference else (),
+        skip_fs=[own.skipped[i] for i in own.averaged],
+        reference_skip_fs=[other.skipped[i] for i in other.averaged] if other else (),
     )
     if not forces:
         notes.append("The trajectories hold no forces, so there is no histogram of their magnitudes.")
@@ -282,12 +287,11 @@ def _with_rdfs(
             f"The {runs.label} has no box that is periodic in three directions, so there is no g(r)."
         )
         return runs
-    warm = [i for i in range(len(trajectories)) if all(runs.cold) or not runs.cold[i]]
     rdfs = radial_distributions(
-        [trajectories[i] for i in warm],
+        [trajectories[i] for i in runs.averaged],
         r_max_A=r_max_A,
         bin_width_A=bin_width_A,
-        skip_fs=[runs.skipped[i] for i in warm],
+        skip_fs=[runs.skipped[i] for i in runs.averaged],
         max_frames=max_frames,
     )
     return replace(runs, rdfs=rdfs)

@@ -45,7 +45,7 @@ class ForceErrors:
     per_element: dict[str, ForceErrors] = field(default_factory=dict)
     """The same for each element; ``relative_error`` is then ⟨|F_ml − F|⟩ / ⟨|F|⟩, the metric of GNNFF."""
     parity_sample: NDArray[np.float64] | None = None
-    """(n_samples, 3): reference component, predicted component (eV/Å), atomic number; drawn with a fixed seed."""
+    """(n_samples, 3): reference component, predicted component (eV/Å), atomic number; a fixed draw."""
     cosine_counts: NDArray[np.int64] | None = None
     """Atoms per bin of :data:`ONE_MINUS_COSINE_EDGES`."""
     magnitude_edges: NDArray[np.float64] | None = None

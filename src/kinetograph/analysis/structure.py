@@ -33,7 +33,7 @@ FRAMES_PER_READ = 32
 
 @dataclass(frozen=True)
 class FirstPeak:
-    """The first maximum of g(r), from a parabola through its top; errors by leaving out one block at a time."""
+    """The first maximum of g(r), from a parabola through its top; errors by leaving out block after block."""
 
     position: float
     """Å."""
@@ -69,6 +69,8 @@ class RadialDistribution:
     """(n_blocks, n_bins): g(r) of each time block of each trajectory."""
     trajectory_index: NDArray[np.int64]
     """(n_blocks,): from which trajectory a block is."""
+    block_frames: NDArray[np.int64] | None = None
+    """(n_blocks,): frames in each block, its weight in every average; ``None``: all alike."""
 
     @property
     def name(self) -> str:
@@ -77,7 +79,13 @@ class RadialDistribution:
     @property
     def g(self) -> NDArray[np.float64]:
         """(n_bins,)."""
-        return np.asarray(self.blocks.mean(axis=0))
+        return np.asarray(self.weights @ self.blocks)
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """(n_blocks,): the share of each block in averages; they sum to 1."""
+        frames = np.ones(len(self.blocks)) if self.block_frames is None else self.block_frames
+        return np.asarray(frames / frames.sum())
 
     @property
     def n_blocks(self) -> int:
@@ -93,11 +101,14 @@ class RadialDistribution:
         """
         if self.n_blocks < 2:
             return np.full(len(self.r), np.nan)
-        variance = self.blocks.var(axis=0, ddof=1) / self.n_blocks
+        weights, deviations = self.weights, self.blocks - self.g
+        variance = weights**2 @ deviations**2 * (self.n_blocks / (self.n_blocks - 1))
         runs = np.unique(self.trajectory_index)
         if len(runs) >= 3 and self.n_blocks > len(runs):
-            means = np.stack([self.blocks[self.trajectory_index == run].mean(axis=0) for run in runs])
-            between = means.var(axis=0, ddof=1) / len(runs)
+            summed = [
+                (weights[:, None] * deviations)[self.trajectory_index == run].sum(axis=0) for run in runs
+            ]
+            between = (np.stack(summed) ** 2).sum(axis=0) * (len(runs) / (len(runs) - 1))
             if variance.sum() > 0:
                 variance = variance * max(1.0, float(between.sum() / variance.sum()))
         return np.asarray(np.sqrt(variance))
@@ -115,8 +126,10 @@ class RadialDistribution:
         position_error = height_error = float("nan")
         n = self.n_blocks
         if n >= 2:
-            total = self.blocks.sum(axis=0)
-            left_out = [_peak(self.r, (total - block) / (n - 1), near=found[0]) for block in self.blocks]
+            left_out = [
+                _peak(self.r, (self.g - weight * block) / (1.0 - weight), near=found[0])
+                for weight, block in zip(self.weights, self.blocks, strict=True)
+            ]
             peaks = np.array([peak for peak in left_out if peak is not None])
             if len(peaks) == n:
                 position_error, height_error = np.sqrt(
@@ -183,7 +196,7 @@ class RdfComparison:
 
 
 def compare_rdf(rdf: RadialDistribution, reference: RadialDistribution) -> RdfComparison:
-    """Compare g(r) with a reference over their common range; the reference is interpolated where bins differ."""
+    """Compare g(r) with a reference over their common range; where bins differ it is interpolated."""
     common = rdf.r <= reference.r[-1] + 1e-9
     r = rdf.r[common]
     other = np.interp(r, reference.r, reference.g)
@@ -217,7 +230,7 @@ def radial_distributions(
     atoms, and over those of different molecules.
 
     Args:
-        trajectories: runs of the same atoms; any cell that is periodic in three directions, also a changing one.
+        trajectories: runs of the same atoms; any cell periodic in three directions, also a changing one.
         r_max_A: largest distance; by default half the smallest height of the box over all frames, at most
             :data:`LARGEST_R_A`.
         bin_width_A: width of a bin.
@@ -264,6 +277,7 @@ def radial_distributions(
 
     blocks: list[NDArray[np.float64]] = []
     index: list[int] = []
+    sizes: list[int] = []
     for run, (trajectory, frames, boxes) in enumerate(zip(trajectories, chosen, cells, strict=True)):
         n_parts = min(n_blocks, len(frames))
         sums = np.zeros((n_parts, *count.shape))
@@ -274,14 +288,20 @@ def radial_distributions(
                 block = (start + offset) * n_parts // len(frames)
                 sums[block] += count(positions, boxes[start + offset])
                 filled[block] += 1
-        blocks.extend(sums / filled[:, None, None, None, None])
+        blocks.extend(np.divide(sums, filled[:, None, None, None, None]))
         index.extend([run] * n_parts)
+        sizes.extend(int(size) for size in filled)
 
-    r = (np.arange(n_bins) + 0.5) * bin_width_A
+    r = np.asarray((np.arange(n_bins) + 0.5) * bin_width_A, dtype=np.float64)
     stacked = np.stack(blocks)
     return [
         RadialDistribution(
-            (chemical_symbols[a], chemical_symbols[b]), kind, r, stacked[:, which, i, j], np.array(index)
+            (chemical_symbols[a], chemical_symbols[b]),
+            kind,
+            r,
+            stacked[:, which, i, j],
+            np.array(index),
+            np.array(sizes),
         )
         for which, kind in enumerate(count.kinds)
         for i, a in enumerate(count.elements)
@@ -318,7 +338,9 @@ class _PairCount:
     def __init__(
         self, numbers: NDArray[np.int64], labels: NDArray[np.int64] | None, bin_width: float, n_bins: int
     ) -> None:
-        self.elements, self.species = np.unique(numbers, return_inverse=True)
+        # by atomic number with hydrogen last, so that pairs are named as people name them: O–H, Na–Cl
+        self.elements = np.array(sorted({int(z) for z in numbers}, key=lambda z: (z == 1, z)))
+        self.species = np.argmax(numbers[:, None] == self.elements, axis=1)
         self.labels = labels
         self.kinds: tuple[Kind, ...] = ("all",) if labels is None else ("all", "intermolecular")
         self.bin_width, self.n_bins = bin_width, n_bins

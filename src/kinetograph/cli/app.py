@@ -11,7 +11,7 @@ from kinetograph.cli import analyze, demo, evaluate, generate, info, md, report,
 
 app = typer.Typer(
     name="kinetograph",
-    help="Train graph neural network force fields, run molecular dynamics with them, and see how good they are.",
+    help="Train graph neural network force fields, run dynamics with them, and see how good they are.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

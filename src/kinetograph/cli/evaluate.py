@@ -12,10 +12,13 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file, *.kg.")],
     data: Annotated[Path, typer.Argument(help="Labelled frames; forces in eV/Å.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for evaluation.json and evaluation.html; the model's if left out.")
+        Path | None,
+        typer.Option(help="Folder for evaluation.json and evaluation.html; the model's if left out."),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier evaluation.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write the numbers as JSON here; `-` for stdout.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the numbers as JSON here; `-` for stdout.")
+    ] = None,
 ) -> None:
     """Errors of a model's forces on labelled frames: a table, plots and JSON.
 
@@ -56,7 +59,8 @@ def error_rows(errors: object) -> list[tuple[str, str]]:
         ("mean cosine", f"{errors.cosine_mean:.5f}"),
     ]
     rows += [
-        (f"cosine > {limit:g}", f"{100.0 * share:.2f} % of atoms") for limit, share in errors.cosine_shares.items()
+        (f"cosine > {limit:g}", f"{100.0 * share:.2f} % of atoms")
+        for limit, share in errors.cosine_shares.items()
     ]
     if len(errors.per_element) > 1:
         rows += [

@@ -81,7 +81,7 @@ def info(
         ("exact", ", ".join(header.exact)),
         (
             "bond types",
-            f"up to {rule['max_separation']} bonds apart; bonded within {rule['tolerance']:g} × covalent radii"
+            f"up to {rule['max_separation']} bonds; bonded within {rule['tolerance']:g} × covalent radii"
             if rule
             else "not used",
         ),
@@ -92,7 +92,12 @@ def info(
     for name in ("train_data", "valid_data"):
         if name in training:
             data = training[name]
-            rows.append((name.replace("_", " "), f"{data['file']}, {data['frames']} frames, sha256 {data['sha256'][:12]}…"))
+            rows.append(
+                (
+                    name.replace("_", " "),
+                    f"{data['file']}, {data['frames']} frames, sha256 {data['sha256'][:12]}…",
+                )
+            )
     if "metrics" in training:
         metrics = training["metrics"]
         rows.append(("trained", f"{metrics['step']:.0f} steps, {metrics['wall_s']:.0f} s"))

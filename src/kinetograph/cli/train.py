@@ -32,7 +32,9 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as training.seed=1.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("run"),
-    resume: Annotated[bool, typer.Option(help="Continue the run in the folder from its last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Continue the run in the folder from its last checkpoint.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write the result as JSON; `-` for stdout.")] = None,
 ) -> None:

@@ -48,7 +48,9 @@ class ForceDataset(Dataset[Sample]):
             try:
                 system = with_bonds(System.from_ase(atoms), request.bond_rule)
             except UserError as error:
-                raise UserError(error.what, where=f"{frames.source}, frame {number}", mend=error.mend) from error
+                raise UserError(
+                    error.what, where=f"{frames.source}, frame {number}", mend=error.mend
+                ) from error
             neighbors = NeighborList.build(system, request.cutoff, bond_rule=request.bond_rule)
             self.samples.append(Sample(system, neighbors, torch.as_tensor(forces)))
 
@@ -77,7 +79,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches as a function of (seed, step) alone, so that training resumed at a step sees what it would have.
+    """Batches as a function of (seed, step) alone: training resumed at a step sees what it would have.
 
     Every pass over the data is a permutation keyed by (seed, pass). One "epoch" of this sampler is
     ``steps_per_epoch`` batches, counted on from ``first_step``.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
-from collections.abc import Sequence
+import io
+import lzma
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +52,8 @@ def read_structures(path: Path | str, index: str = ":") -> list[ase.Atoms]:
     if not path.is_file():
         raise UserError("there is no such file", where=str(path))
     try:
-        frames = ase.io.read(path, index=index)
+        content, kind = _source(path)
+        frames = ase.io.read(content, index=index, format=kind)
     except Exception as error:  # ASE's readers raise anything; all of it means the same to the user
         raise UserError(
             f"the file cannot be read as structures ({type(error).__name__}: {error})",
@@ -59,6 +64,20 @@ def read_structures(path: Path | str, index: str = ":") -> list[ase.Atoms]:
     if not frames:
         raise UserError("the file holds no structures", where=str(path))
     return frames
+
+
+def _source(path: Path) -> tuple[Path | io.StringIO, str | None]:
+    """The file and its format; compressed text is unpacked first: ASE's reader seeks back and forth."""
+    packed: dict[str, Callable[[bytes], bytes]] = {
+        ".xz": lzma.decompress,
+        ".gz": gzip.decompress,
+        ".bz2": bz2.decompress,
+    }
+    if path.suffix not in packed:
+        return path, None
+    content = io.StringIO(packed[path.suffix](path.read_bytes()).decode())
+    kind = ase.io.formats.filetype(path.with_suffix("").name, read=False)
+    return content, "extxyz" if kind == "xyz" else kind
 
 
 def read_frames(path: Path | str) -> LabelledFrames:
@@ -79,18 +98,24 @@ def read_frames(path: Path | str) -> LabelledFrames:
             raise UserError(
                 "the frame has no forces",
                 where=where,
-                mend="Each frame needs a per-atom property 'forces' in eV/Å, as in Properties=species:S:1:pos:R:3:forces:R:3.",
+                mend="Each frame needs a per-atom property 'forces' in eV/Å, as in "
+                "Properties=species:S:1:pos:R:3:forces:R:3.",
             )
         if values.shape != (len(frame), 3):
             raise UserError(f"the forces have shape {values.shape}, not ({len(frame)}, 3)", where=where)
         if not np.isfinite(values).all():
             atom = int(np.argwhere(~np.isfinite(values))[0, 0])
             raise UserError(
-                f"the force on atom {atom} is not finite", where=where, mend="Remove the frame or compute it again."
+                f"the force on atom {atom} is not finite",
+                where=where,
+                mend="Remove the frame or compute it again.",
             )
         forces.append(values)
     return LabelledFrames(
-        atoms=frames, forces=forces, source=str(path), sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        atoms=frames,
+        forces=forces,
+        source=str(path),
+        sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
     )
 
 

@@ -96,20 +96,39 @@ class CodeLayer(nn.Module):
         self.update_message = nn.Linear(width, width)
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
 
-    def forward(
-        self, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor | None, self_edge: Tensor | None
-    ) -> Tensor:
+    def forward(self, nodes: Tensor, edges: Tensor, graph: Graph, self_edge: Tensor) -> Tensor:
         x = self.norm(nodes)
         source, target = self.from_source(x), self.from_target(x)
         pre = source[graph.neighbor] + target[graph.center] + self.edge_transform(edges)
-        weight = self.filter(pre)
-        if envelope is not None:
-            weight = weight * envelope.unsqueeze(1)
+        messages = torch.zeros_like(x).index_add(0, graph.center, x[graph.neighbor] * self.filter(pre))
+        for embedding in (self_edge, torch.zeros_like(self_edge)):
+            messages = messages + x * self.filter(source + target + self.edge_transform(embedding))
+        out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
+        return nodes + out
+
+
+class CovariantLayer(nn.Module):
+    """The paper's message on invariant edges, with the program's normalisation before the layer.
+
+    One hidden layer in Φ, as in the paper, is half the work on edges of the program's layer.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.from_source = nn.Linear(width, width, bias=False)
+        self.from_edge = nn.Linear(width, width)
+        self.from_target = nn.Linear(width, width, bias=False)
+        self.filter = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+        self.update_node = nn.Linear(width, width)
+        self.update_message = nn.Linear(width, width)
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor) -> Tensor:
+        x = self.norm(nodes)
+        source, target = self.from_source(x)[graph.neighbor], self.from_target(x)[graph.center]
+        weight = self.filter(source + self.from_edge(edges) + target) * envelope.unsqueeze(1)
         messages = torch.zeros_like(x).index_add(0, graph.center, x[graph.neighbor] * weight)
-        if self_edge is not None:
-            for embedding in (self_edge, torch.zeros_like(self_edge)):
-                weight = self.filter(source + target + self.edge_transform(embedding))
-                messages = messages + x * weight
         out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
         return nodes + out
 
@@ -175,7 +194,7 @@ class GAMD(Trunk):
         elif form == "covariant":
             self.basis = GaussianBasis(0.0, cutoff, n_radial)
             self.edge_encoder = mlp([n_radial * self.n_edge_types, width, width], nn.SiLU)
-            self.layers = nn.ModuleList(CodeLayer(width) for _ in range(n_layers))
+            self.layers = nn.ModuleList(CovariantLayer(width) for _ in range(n_layers))
             self.head = EdgeForceHead(width, n_radial * self.n_edge_types, width)
         else:
             raise ValueError(f"unknown form {form!r}: choose paper, code or covariant")
@@ -188,20 +207,21 @@ class GAMD(Trunk):
             for layer in self.layers:
                 nodes = layer(nodes, edges, graph)
             return Features(nodes=nodes, edges=edges)
-        envelope = self_edge = None
-        if self.form == "covariant":
-            envelope = cosine_cutoff(graph.distances, self.request.cutoff)
-        else:
+        if self.form == "code":
             self_edge = self._self_edge(nodes)
+            for layer in self.layers:
+                nodes = layer(nodes, edges, graph, self_edge)
+            return Features(nodes=nodes, edges=edges)
+        envelope = cosine_cutoff(graph.distances, self.request.cutoff)
         for layer in self.layers:
-            nodes = layer(nodes, edges, graph, envelope, self_edge)
-        return Features(nodes=nodes, edges=inputs if self.form == "covariant" else edges, envelope=envelope)
+            nodes = layer(nodes, edges, graph, envelope)
+        return Features(nodes=nodes, edges=inputs, envelope=envelope)
 
     def _edge_inputs(self, distances: Tensor, units: Tensor, edge_types: Tensor | None) -> Tensor:
         if self.form == "covariant":
-            radial = self.basis(distances)
+            radial: Tensor = self.basis(distances)
             if edge_types is None or self.n_edge_types == 1:
-                return torch.as_tensor(radial)
+                return radial
             kind = nn.functional.one_hot(edge_types, self.n_edge_types).to(radial.dtype)
             return (kind.unsqueeze(2) * radial.unsqueeze(1)).flatten(1)
         length = ((distances - self.length_mean) / self.length_std).unsqueeze(1)

@@ -77,6 +77,6 @@ class EdgeForceHead(nn.Module):
         if features.envelope is not None:
             scalar = scalar * features.envelope
         pair_forces = scalar.unsqueeze(1) * graph.unit_vectors
-        return torch.zeros(
-            graph.n_atoms, 3, dtype=pair_forces.dtype, device=pair_forces.device
-        ).index_add(0, graph.center, pair_forces)
+        return torch.zeros(graph.n_atoms, 3, dtype=pair_forces.dtype, device=pair_forces.device).index_add(
+            0, graph.center, pair_forces
+        )

@@ -14,16 +14,17 @@ Array = NDArray[np.float64]
 
 def lattice_points(n_points: int, box_A: float, rng: np.random.Generator) -> Array:
     """(n_points, 3) Å: different sites of the smallest cubic lattice that has room, chosen by chance."""
-    per_side = math.ceil(n_points ** (1.0 / 3.0) - 1e-9)
+    per_side = math.ceil(math.cbrt(n_points) - 1e-9)
     axis = (np.arange(per_side) + 0.5) * (box_A / per_side)
     sites = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    return sites[np.sort(rng.permutation(len(sites))[:n_points])]
+    chosen: Array = sites[np.sort(rng.permutation(len(sites))[:n_points])]
+    return chosen
 
 
 def argon_start(n_atoms: int, box_A: float, rng: np.random.Generator) -> Array:
     """(n_atoms, 3) Å: a lattice with vacancies, every atom moved by up to a tenth of the spacing."""
     points = lattice_points(n_atoms, box_A, rng)
-    spacing = box_A / math.ceil(n_atoms ** (1.0 / 3.0) - 1e-9)
+    spacing = box_A / math.ceil(math.cbrt(n_atoms) - 1e-9)
     return points + rng.uniform(-0.1, 0.1, points.shape) * spacing
 
 
@@ -35,7 +36,32 @@ def water_start(n_molecules: int, box_A: float, rng: np.random.Generator) -> Arr
         [[0.0, 0.0, 0.0], [math.sin(half), 0.0, math.cos(half)], [-math.sin(half), 0.0, math.cos(half)]]
     )
     turned = np.einsum("mij,aj->mai", random_rotations(n_molecules, rng), molecule)
-    return (oxygens[:, None, :] + turned).reshape(-1, 3)
+    return np.reshape(oxygens[:, None, :] + turned, (-1, 3))
+
+
+def tiles_per_side(n_molecules: int) -> int:
+    """How many small boxes of at least 125 molecules go along an edge: 1 for less than 1000 molecules."""
+    return max(1, math.floor(math.cbrt(n_molecules / 125) + 1e-9))
+
+
+def tiled_water(
+    tile: Array, tile_box_A: float, per_side: int, n_molecules: int, box_A: float, rng: np.random.Generator
+) -> Array:
+    """(3 n_molecules, 3) Å: copies of a small periodic box of water, without the molecules too many.
+
+    Which molecules go is left to chance; they are less than one for each copy. The others move as a
+    whole, a little together, so that the box fits.
+
+    Args:
+        tile: (3 n, 3) Å, O, H, H, molecules whole.
+    """
+    molecules = tile.reshape(-1, 3, 3)
+    axis = np.arange(per_side) * tile_box_A
+    corners = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 1, 1, 3)
+    copies = (corners + molecules).reshape(-1, 3, 3)
+    kept = copies[np.sort(rng.permutation(len(copies))[:n_molecules])]
+    oxygens = kept[:, :1]
+    return np.reshape(oxygens * (box_A / (per_side * tile_box_A)) + (kept - oxygens), (-1, 3))
 
 
 def random_rotations(n_rotations: int, rng: np.random.Generator) -> Array:

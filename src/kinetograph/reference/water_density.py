@@ -114,7 +114,7 @@ def block_average(samples: NDArray[np.float64], n_blocks: int) -> tuple[float, f
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, with progress on stderr and the result as JSON on stdout."""
-    parser = argparse.ArgumentParser(prog="python -m kinetograph.reference.water_density", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kinetograph.reference.water_density")
     parser.add_argument("--molecules", type=int, default=216)
     parser.add_argument("--equilibration-ps", type=float, default=50.0)
     parser.add_argument("--production-ps", type=float, default=400.0)

@@ -11,7 +11,7 @@ from kinetograph.data.dataset import Sample
 
 
 def random_rotations(n: int, generator: torch.Generator) -> Tensor:
-    """(n, 3, 3) rotation matrices, uniform over SO(3), from normalised Gaussian quaternions (Shoemake 1992)."""
+    """(n, 3, 3) rotation matrices, uniform over SO(3), from random unit quaternions (Shoemake 1992)."""
     q = torch.randn(n, 4, generator=generator, dtype=torch.float64)
     w, x, y, z = (q / q.norm(dim=1, keepdim=True)).unbind(dim=1)
     rows = [

@@ -20,21 +20,36 @@ from kinetograph.model_file import write_atomically
 from kinetograph.training.module import ForceTraining
 
 MONITOR = "valid_force_mae_eV_per_A"
-COLUMNS = ("step", "wall_s", "learning_rate", "train_loss", "valid_force_mae_eV_per_A", "valid_relative_error")
+COLUMNS = (
+    "step",
+    "wall_s",
+    "learning_rate",
+    "train_loss",
+    "valid_force_mae_eV_per_A",
+    "valid_relative_error",
+)
 
 
 class RunFolder(Callback):
-    """After every validation: ``last.ckpt``, ``best.kg`` if it is the best so far, and a row of ``metrics.csv``.
+    """After every validation: ``last.ckpt``, a row of ``metrics.csv``, and ``best.kg`` if it is the best.
 
     Each file is replaced in one atomic step, so that a run killed at any moment leaves files that open.
 
     Args:
         save_model: writes a model file; given the path, the module, and the metrics of the moment.
+        patience: stop after so many validations without a better one; ``None``: never.
     """
 
-    def __init__(self, folder: Path, save_model: Callable[[Path, ForceTraining, dict[str, float]], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        save_model: Callable[[Path, ForceTraining, dict[str, float]], None],
+        *,
+        patience: int | None = None,
+    ) -> None:
         self.folder = folder
         self.save_model = save_model
+        self.patience = patience
         self.best = float("inf")
         self.best_step = 0
         self.wall_before = 0.0
@@ -63,6 +78,8 @@ class RunFolder(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, ForceTraining)
+        if self.rows and self.rows[-1]["step"] == trainer.global_step:
+            return  # a resumed run closes the stretch it was saved in once more
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {
             "step": float(trainer.global_step),
@@ -78,6 +95,9 @@ class RunFolder(Callback):
         if row[MONITOR] < self.best:
             self.best, self.best_step = row[MONITOR], trainer.global_step
             self.save_model(self.folder / "best.kg", pl_module, row)
+        since_best = sum(r["step"] > self.best_step for r in self.rows)
+        if self.patience is not None and since_best >= self.patience:
+            trainer.should_stop = True
         self._write_metrics()
         self._write_checkpoint(trainer)
 
@@ -97,12 +117,14 @@ class RunFolder(Callback):
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             temporary.unlink(missing_ok=True)
             raise UserError(
-                f"cannot write the checkpoint: {error}", where=str(path), mend="Free some space, then --resume."
+                f"cannot write the checkpoint: {error}",
+                where=str(path),
+                mend="Free some space, then --resume.",
             ) from error
 
 
 class ProgressBar(Callback):
-    """Step, rate, time left, loss and validation error, on stderr; one line per validation where it is no terminal."""
+    """Step, rate, time left, loss and validation error, on stderr; a line per validation off a terminal."""
 
     def __init__(self, max_steps: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
@@ -147,6 +169,8 @@ class ProgressBar(Callback):
             )
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if MONITOR not in trainer.callback_metrics:
+            return
         mae = float(trainer.callback_metrics[MONITOR])
         relative = float(trainer.callback_metrics["valid_relative_error"])
         self._valid = f", valid MAE {1000.0 * mae:.3g} meV/Å ({100.0 * relative:.2f} %)"

@@ -10,20 +10,19 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from kinetograph import model_file
-from kinetograph.config import TrainConfig
 from kinetograph.data.dataset import ForceDataset, Sample, StepSampler, collate
 from kinetograph.data.frames import LabelledFrames, force_std, read_frames
 from kinetograph.errors import UserError
 from kinetograph.graph import build_graph
 from kinetograph.models import build
 from kinetograph.potential import DirectModel
-from kinetograph.training.callbacks import MONITOR, ProgressBar, RunFolder
+from kinetograph.training.callbacks import ProgressBar, RunFolder
 from kinetograph.training.module import ForceTraining
+from kinetograph.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig,
+    config: TrainingSettings,
     folder: Path | str,
     *,
     resume: bool = False,
@@ -60,7 +59,8 @@ def train(
     train_frames, valid_frames = read_frames(config.data.train), read_frames(config.data.valid)
     if train_frames.sha256 == valid_frames.sha256:
         raise UserError(
-            "training and validation frames are the same file", where=str(config.data.valid),
+            "training and validation frames are the same file",
+            where=str(config.data.valid),
             mend="Validate on trajectories that are not trained on.",
         )
     _check_elements(train_frames, valid_frames)
@@ -100,14 +100,10 @@ def train(
 
     folder.mkdir(parents=True, exist_ok=True)
     model_file.write_atomically(folder / "config.yaml", config.to_yaml().encode())
-    run = RunFolder(folder, save_model)
+    run = RunFolder(folder, save_model, patience=config.training.early_stop_patience)
     callbacks: list[lightning.pytorch.Callback] = [run]
     if progress:
         callbacks.append(ProgressBar(config.training.max_steps))
-    if config.training.early_stop_patience is not None:
-        callbacks.append(
-            EarlyStopping(MONITOR, patience=config.training.early_stop_patience, check_on_train_epoch_end=True)
-        )
     steps = min(config.training.validate_every, config.training.max_steps)
     sampler = StepSampler(len(train_data), config.training.batch_size, steps, config.training.seed)
     _quiet_lightning()
@@ -146,11 +142,13 @@ def _validation_loader(data: ForceDataset) -> DataLoader[Sample]:
     return DataLoader(data, batch_size=max(1, int(2000 / atoms)), collate_fn=collate)
 
 
-def _check_folder(folder: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+def _check_folder(folder: Path, config: TrainingSettings, *, resume: bool, overwrite: bool) -> None:
     checkpoint, saved = folder / "last.ckpt", folder / "config.yaml"
     if resume:
         if not checkpoint.is_file():
-            raise UserError("there is nothing to resume", where=str(checkpoint), mend="Start without --resume.")
+            raise UserError(
+                "there is nothing to resume", where=str(checkpoint), mend="Start without --resume."
+            )
         if saved.is_file() and saved.read_text(encoding="utf-8") != config.to_yaml():
             raise UserError(
                 "the configuration is not the one this run was started with",
@@ -174,7 +172,10 @@ def _check_elements(train_frames: LabelledFrames, valid_frames: LabelledFrames) 
     unknown = set(valid_frames.elements) - set(train_frames.elements)
     if unknown:
         names = ", ".join(chemical_symbols[z] for z in sorted(unknown))
-        raise UserError(f"the validation frames hold elements that no training frame has: {names}", where=valid_frames.source)
+        raise UserError(
+            f"the validation frames hold elements that no training frame has: {names}",
+            where=valid_frames.source,
+        )
 
 
 def _fit_statistics(model: DirectModel, frames: LabelledFrames, data: ForceDataset) -> None:
@@ -200,7 +201,9 @@ def _start_from(
     start = model_file.load(path)
     assert start.domain is not None
     if start.domain.elements != frames.elements:
-        raise UserError("the initial model was trained on other elements than these frames hold", where=str(path))
+        raise UserError(
+            "the initial model was trained on other elements than these frames hold", where=str(path)
+        )
     model.load_state_dict(start.state_dict())
 
 

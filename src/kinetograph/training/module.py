@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from kinetograph.config import TrainingConfig
 from kinetograph.data.dataset import Sample
 from kinetograph.potential import DirectModel
 from kinetograph.training.augmentation import rotated
 from kinetograph.training.losses import force_l1, net_force_penalty
+from kinetograph.training.settings import OptimizerSettings
 
 
 class ForceTraining(lightning.LightningModule):
@@ -24,24 +24,18 @@ class ForceTraining(lightning.LightningModule):
     (rotation, dropout) is keyed by (seed, step), so that a resumed run takes the same steps.
     """
 
-    def __init__(self, model: DirectModel, config: TrainingConfig, *, rotate: bool) -> None:
+    def __init__(self, model: DirectModel, config: OptimizerSettings, *, rotate: bool) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.rotate = rotate
-        self.ema: AveragedModel | None = None
-        if config.ema_decay > 0.0:
-            self.ema = AveragedModel(
-                model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False
-            )
+        self.average = copy.deepcopy(model).requires_grad_(False) if config.ema_decay > 0.0 else None
         self._errors: list[tuple[float, float, float, int]] = []
 
     @property
     def best_weights(self) -> DirectModel:
         """The model to keep: the averaged one where there is one."""
-        chosen = self.model if self.ema is None else self.ema.module
-        assert isinstance(chosen, DirectModel)
-        return chosen
+        return self.model if self.average is None else self.average
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
@@ -67,12 +61,13 @@ class ForceTraining(lightning.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:
-            # A fresh average would remember the random start for 1/(1−decay) steps: warm it up.
-            step = self.global_step
-            decay = min(self.config.ema_decay, (1.0 + step) / (10.0 + step))
-            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
-            self.ema.update_parameters(self.model)
+        if self.average is None:
+            return
+        # A fresh average would remember the random start for 1/(1−decay) steps: warm it up.
+        decay = min(self.config.ema_decay, (1.0 + self.global_step) / (10.0 + self.global_step))
+        with torch.no_grad():
+            for kept, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                kept.lerp_(now, 1.0 - decay)
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         predicted = self.best_weights(batch.system, batch.neighbors).forces

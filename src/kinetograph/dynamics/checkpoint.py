@@ -1,0 +1,175 @@
+"""A state on disk: one safetensors file that continues a run bit for bit. Loading it runs no code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from kinetograph.atomic_file import write_atomically
+from kinetograph.dynamics.state import Integrator, State
+from kinetograph.dynamics.velocities import inertia_of
+from kinetograph.errors import UserError
+from kinetograph.graph import GraphRequest
+from kinetograph.neighbors import NeighborList
+from kinetograph.potential import Potential, Prediction
+from kinetograph.system import System
+
+FORMAT_VERSION = 1
+HEADER_KEY = "kinetograph_state"
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What must be the same for a run to go on: compared when it is resumed, and kept in its files."""
+
+    integrator: dict[str, Any]
+    potential: dict[str, Any]
+    seed: int
+    skin_A: float
+    every: int
+    initial_temperature_K: float | None
+
+
+def describe_integrator(integrator: Integrator) -> dict[str, Any]:
+    """Its name and its fields."""
+    assert is_dataclass(integrator)
+    settings = asdict(integrator)
+    return {"name": type(integrator).__name__, **json.loads(json.dumps(settings))}
+
+
+def describe_potential(potential: Potential) -> dict[str, Any]:
+    """Its classes, its plain settings, what it asks for, and a fingerprint of its weights."""
+    settings = {}
+    for name, module in potential.named_modules():
+        plain = {
+            key: value
+            for key, value in vars(module).items()
+            if isinstance(value, int | float | str) and key != "training" and not key.startswith("_")
+        }
+        if plain:
+            settings[name] = plain
+    digest = hashlib.sha256()
+    for name, value in potential.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return {
+        "name": type(potential).__name__,
+        "request": asdict(potential.request),
+        "settings": settings,
+        "weights_sha256": digest.hexdigest(),
+    }
+
+
+def save_checkpoint(path: Path, state: State, description: RunDescription) -> None:
+    """Write a state, replacing what is there in one atomic step.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    parts: dict[str, System | Prediction | State] = {
+        "system": state.system,
+        "prediction": state.prediction,
+        "state": state,
+    }
+    tensors = {
+        f"{part}.{field.name}": getattr(value, field.name)
+        for part, value in parts.items()
+        for field in fields(value)
+        if isinstance(getattr(value, field.name), Tensor)
+    }
+    tensors["neighbors.positions"] = state.neighbors.positions
+    tensors["neighbors.cell"] = state.neighbors.cell
+    header = {
+        "format_version": FORMAT_VERSION,
+        "step": state.step,
+        "conservative": state.prediction.conservative,
+        "run": asdict(description),
+    }
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_atomically(path, to_safetensors(copies, metadata={HEADER_KEY: json.dumps(header)}))
+
+
+def load_checkpoint(
+    path: Path, request: GraphRequest, device: torch.device | str = "cpu"
+) -> tuple[State, RunDescription]:
+    """The state and what made it.
+
+    The neighbour list is built where it was built in the run, so that it is the same list.
+
+    Raises:
+        UserError: the file is missing, damaged, or not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(
+            "there is nothing to resume: no such checkpoint",
+            where=str(path),
+            mend="Start the run anew, without resume.",
+        )
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        run = RunDescription(**header["run"])
+        system = System(**_part(tensors, "system"))
+        prediction = Prediction(**_part(tensors, "prediction"), conservative=header["conservative"])
+        reference = System(
+            **{
+                **_part(tensors, "system"),
+                "positions": tensors["neighbors.positions"],
+                "cell": tensors["neighbors.cell"],
+            }
+        )
+        state = State(
+            system=system,
+            prediction=prediction,
+            neighbors=NeighborList.build(
+                reference, request.cutoff, skin=run.skin_A, bond_rule=request.bond_rule
+            ),
+            inertia=inertia_of(system, remove_com=run.integrator["remove_com"]),
+            step=header["step"],
+            seed=run.seed,
+            **_part(tensors, "state"),
+        )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint cannot be read: it is damaged or of another kind ({error})",
+            where=str(path),
+            mend="Start the run anew from the last frame of its trajectory.",
+        ) from error
+    return state, run
+
+
+def require_same_run(old: RunDescription, new: RunDescription, where: Path) -> None:
+    """Raise ``UserError`` naming what differs from the run that wrote the checkpoint."""
+    before, now = asdict(old), json.loads(json.dumps(asdict(new)))
+    for key, value in _flat(now).items():
+        known = _flat(before).get(key)
+        if known != value:
+            raise UserError(
+                f"the run cannot be resumed: {key} is {value}, but was {known}",
+                where=str(where),
+                mend="Resume with the settings it was started with, or start a new run under another name.",
+            )
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Any]:
+    prefix = part + "."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,170 @@
+"""What looks on while a run goes: trajectory, live status, and a watch on the model's training domain."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from kinetograph import units
+from kinetograph.dynamics.state import Integrator, State
+from kinetograph.dynamics.velocities import kinetic_energy, temperature
+from kinetograph.graph import build_graph
+from kinetograph.potential import Potential
+from kinetograph.trajectory import Frame, TrajectoryWriter
+
+SECONDS_PER_DAY = 86400.0
+FS_PER_NS = 1e6
+
+
+class Reporter(Protocol):
+    """Called with every state whose step is a multiple of ``every``; reads, and changes nothing."""
+
+    @property
+    def every(self) -> int: ...
+
+    def report(self, state: State) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TrajectoryReporter:
+    """Appends frames of a single structure to a file."""
+
+    def __init__(self, writer: TrajectoryWriter, integrator: Integrator, *, every: int) -> None:
+        self.every = every
+        self.writer = writer
+        self._integrator = integrator
+
+    def report(self, state: State) -> None:
+        energy = state.prediction.energy
+        conserved = self._integrator.conserved_quantity(state)
+        self.writer.append(
+            Frame(
+                step=state.step,
+                time_fs=state.step * self._integrator.timestep_fs,
+                positions=state.positions.cpu().numpy(),
+                cell=state.system.cell[0].cpu().numpy(),
+                velocities=state.velocities.cpu().numpy(),
+                forces=state.prediction.forces.cpu().numpy(),
+                potential_energy=None if energy is None else float(energy[0]),
+                kinetic_energy=float(kinetic_energy(state.system)[0]),
+                temperature=float(temperature(state.system, state.inertia)[0]),
+                conserved=None if conserved is None else float(conserved[0]),
+            )
+        )
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class DomainReporter:
+    """Warns once for each way in which a run leaves what the model was trained on, and counts them all."""
+
+    def __init__(self, potential: Potential, announce: Callable[[str], None], *, every: int) -> None:
+        self.every = every
+        self.warnings: list[str] = []
+        """The first sentence of each kind."""
+        self.counts: Counter[str] = Counter()
+        """How many reports had each kind, by its first sentence."""
+        self.n_reports = 0
+        self._potential = potential
+        self._announce = announce
+        self._first_of_kind: dict[str, str] = {}
+
+    def report(self, state: State) -> None:
+        domain = self._potential.domain
+        if domain is None:
+            return
+        self.n_reports += 1
+        graph = build_graph(state.system, state.neighbors, self._potential.request)
+        for sentence in domain.outside(state.system, graph):
+            kind = re.sub(r"\d[\d.eE+-]*", "#", sentence)
+            if kind not in self._first_of_kind:
+                self._first_of_kind[kind] = sentence
+                self.warnings.append(sentence)
+                self._announce(f"step {state.step}: {sentence}")
+            self.counts[self._first_of_kind[kind]] += 1
+
+    def close(self) -> None:
+        for sentence, count in self.counts.items():
+            self._announce(f"{count} of {self.n_reports} checked steps: {sentence}")
+
+
+class StatusReporter:
+    """Live status on stderr: a line that changes on a terminal, a line now and then elsewhere."""
+
+    every = 1
+
+    def __init__(
+        self,
+        integrator: Integrator,
+        n_steps: int,
+        *,
+        console: Console | None = None,
+        seconds: float = 0.5,
+        seconds_between_lines: float = 15.0,
+    ) -> None:
+        self._console = console or Console(stderr=True)
+        self._live = self._console.is_terminal
+        self._seconds = seconds if self._live else seconds_between_lines
+        self._integrator = integrator
+        self._n_steps = n_steps
+        self._first: tuple[int, float] | None = None
+        self._last_time = -float("inf")
+        self._last_step = -1
+        self._progress = Progress(
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TextColumn("{task.description}"),
+            console=self._console,
+            auto_refresh=False,
+        )
+        self._task = self._progress.add_task("", total=n_steps)
+        if self._live:
+            self._progress.start()
+
+    def report(self, state: State) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (state.step, now)
+        if now - self._last_time >= self._seconds or state.step >= self._n_steps:
+            self._last_time = now
+            self._show(state, now)
+
+    def announce(self, sentence: str) -> None:
+        """Print a sentence of its own."""
+        self._console.print(f"[yellow]warning[/yellow] {sentence}", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._live:
+            self._progress.stop()
+
+    def _show(self, state: State, now: float) -> None:
+        assert self._first is not None
+        kelvin = float(temperature(state.system, state.inertia).mean())
+        line = f"step {state.step}/{self._n_steps}"
+        line += f"  {state.step * self._integrator.timestep_fs / units.PS_IN_FS:.3f} ps  {kelvin:.1f} K"
+        if state.prediction.energy is not None:
+            line += f"  {float((state.prediction.energy + kinetic_energy(state.system)).mean()):.4f} eV"
+        n_done, elapsed = state.step - self._first[0], now - self._first[1]
+        if n_done > 0 and elapsed > 0:
+            rate = n_done / elapsed
+            line += f"  {ns_per_day(rate, self._integrator.timestep_fs):.3g} ns/day"
+            left = round((self._n_steps - state.step) / rate)
+            line += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        if self._live:
+            self._progress.update(self._task, completed=state.step, description=line)
+            self._progress.refresh()
+        else:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def ns_per_day(steps_per_second: float, timestep_fs: float) -> float:
+    """Simulated time per day of wall time."""
+    return steps_per_second * SECONDS_PER_DAY * timestep_fs / FS_PER_NS

@@ -1,0 +1,159 @@
+"""``State``: everything a run needs to go on. ``Integrator``: what turns one state into the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kinetograph import units
+from kinetograph.bonds import with_bonds
+from kinetograph.dynamics.velocities import Inertia, inertia_of, kinetic_energy, per_atom, without_drift
+from kinetograph.errors import UserError
+from kinetograph.neighbors import NeighborList
+from kinetograph.potential import Potential, Prediction
+from kinetograph.system import System
+
+DEFAULT_SKIN_A = 1.0
+
+
+@dataclass(frozen=True)
+class State:
+    """One instant of a run; a batch where the system is one. Never changed in place."""
+
+    system: System
+    """Positions (not wrapped) and velocities in double precision."""
+    prediction: Prediction
+    """What the potential says of these positions."""
+    acceleration: Tensor
+    """(n_atoms, 3) Å/fs²: from the predicted forces, without that of the centre of mass where it is held."""
+    net_force: Tensor
+    """(n_systems, 3) eV/Å: the sum of the predicted forces; not zero for models with direct forces."""
+    neighbors: NeighborList
+    """The list that the state owns; brought up to date at each force evaluation."""
+    inertia: Inertia
+    step: int
+    seed: int
+    chain_positions: Tensor | None = None
+    """(n_chains, chain_length): ξ of Nosé–Hoover chains."""
+    chain_velocities: Tensor | None = None
+    """(n_chains, chain_length) 1/fs."""
+    heat: Tensor | None = None
+    """(n_systems,) eV: taken in from a Langevin bath since the start."""
+
+    @property
+    def positions(self) -> Tensor:
+        return self.system.positions
+
+    @property
+    def velocities(self) -> Tensor:
+        assert self.system.velocities is not None
+        return self.system.velocities
+
+
+class Integrator(Protocol):
+    """Advances states by one time step. A frozen dataclass: its fields describe it in checkpoints."""
+
+    @property
+    def timestep_fs(self) -> float: ...
+    @property
+    def remove_com(self) -> bool: ...
+    @property
+    def target_temperature_K(self) -> float | Sequence[float] | None:
+        """Of the thermostat, one or one per structure; ``None`` without a thermostat."""
+
+    def init(
+        self, system: System, potential: Potential, seed: int, *, skin_A: float = DEFAULT_SKIN_A
+    ) -> State:
+        """The state at step 0. Velocities the system does not have are zero."""
+
+    def step(self, state: State, potential: Potential) -> State: ...
+
+    def conserved_quantity(self, state: State) -> Tensor | None:
+        """(n_systems,) eV: constant but for the error of the integration; ``None`` without an energy."""
+
+
+def first_state(system: System, potential: Potential, seed: int, *, skin_A: float, remove_com: bool) -> State:
+    """A state at step 0: double precision, bonds known where needed, drift removed, forces evaluated."""
+    if not skin_A >= 0.0:
+        raise UserError("the skin of the neighbour list is negative", where="skin_A", mend="Use 0 or more.")
+    system = with_bonds(system.to(dtype=torch.float64), potential.request.bond_rule)
+    inertia = inertia_of(system, remove_com=remove_com)
+    velocities = torch.zeros_like(system.positions) if system.velocities is None else system.velocities
+    velocities = torch.where(inertia.inverse_mass > 0, velocities, 0.0)
+    system = replace(system, velocities=without_drift(velocities, system, inertia))
+    neighbors = NeighborList.build(
+        system, potential.request.cutoff, skin=skin_A, bond_rule=potential.request.bond_rule
+    )
+    prediction = potential(system, neighbors)
+    acceleration, net_force = accelerations(prediction.forces, system, inertia)
+    return State(
+        system=system,
+        prediction=prediction,
+        acceleration=acceleration,
+        net_force=net_force,
+        neighbors=neighbors,
+        inertia=inertia,
+        step=0,
+        seed=seed,
+    )
+
+
+def accelerations(forces: Tensor, system: System, inertia: Inertia) -> tuple[Tensor, Tensor]:
+    """a = F/m − ΣF/M, the last term where the centre of mass is held; and the net force ΣF."""
+    net_force = forces.sum(dim=0, keepdim=True)
+    if system.n_systems > 1:
+        net_force = forces.new_zeros(system.n_systems, 3).index_add(0, system.system_index, forces)
+    if inertia.mass_share is not None:
+        forces = forces - inertia.mass_share * per_atom(net_force, system)
+    return forces * inertia.inverse_mass, net_force
+
+
+def moved(state: State, positions: Tensor, potential: Potential) -> State:
+    """The state at other positions, with the forces there. The neighbour list is never stale."""
+    system = replace(state.system, positions=positions)
+    neighbors = state.neighbors.updated(system)
+    prediction = potential(system, neighbors)
+    acceleration, net_force = accelerations(prediction.forces, system, state.inertia)
+    return replace(
+        state,
+        system=system,
+        neighbors=neighbors,
+        prediction=prediction,
+        acceleration=acceleration,
+        net_force=net_force,
+    )
+
+
+def moving(state: State, velocities: Tensor) -> State:
+    """The state with other velocities."""
+    return replace(state, system=replace(state.system, velocities=velocities))
+
+
+def total_energy(state: State) -> Tensor | None:
+    """(n_systems,) eV: kinetic and potential; ``None`` where the potential gives no energy."""
+    if state.prediction.energy is None:
+        return None
+    return kinetic_energy(state.system) + state.prediction.energy
+
+
+def thermal_energy(temperature_K: float | Sequence[float], system: System) -> Tensor:
+    """(n_systems,) kT in eV, from one temperature or one per structure."""
+    kelvin = torch.as_tensor(temperature_K, dtype=system.dtype, device=system.device)
+    if kelvin.ndim > 0 and kelvin.shape != (system.n_systems,):
+        raise UserError(
+            f"{kelvin.numel()} temperatures for {system.n_systems} structures",
+            where="temperature_K",
+            mend="Give one, or one for each structure.",
+        )
+    return units.BOLTZMANN_EV_PER_K * kelvin.expand(system.n_systems)
+
+
+def require_positive(name: str, value: float | Sequence[float]) -> None:
+    """Raise ``UserError`` unless every value is a positive finite number."""
+    values = [float(value)] if isinstance(value, int | float) else [float(v) for v in value]
+    if not all(0.0 < v < float("inf") for v in values):
+        raise UserError(f"{name} is {value}", where=name, mend="It must be a positive number.")

@@ -1,0 +1,115 @@
+"""Any potential as an ASE calculator, so that ASE's optimisers and dynamics run on the same path."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import ase
+import torch
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from kinetograph.bonds import with_bonds
+from kinetograph.dynamics.state import DEFAULT_SKIN_A
+from kinetograph.graph import neighbors_for
+from kinetograph.neighbors import NeighborList
+from kinetograph.potential import DirectPotential, Potential
+from kinetograph.system import System
+
+ENERGY_PROPERTIES = ["energy", "free_energy", "energies", "stress"]
+
+
+class KinetographCalculator(Calculator):
+    """An ASE calculator on a potential: forces, and energy, energies and stress where it gives them.
+
+    The neighbour list is kept between calls while the atoms stay the same ones and move less than
+    half the skin. Bonds are those of ``atoms.info["bonds"]`` or found once, in the first structure.
+
+    Args:
+        potential: put into evaluation mode.
+        skin_A: how much further than the cutoff the neighbour list reaches.
+        device: where to compute; by default where the potential's parameters are.
+        missing_energy: what a potential without energies answers when asked for one. ASE's
+            optimisers print the energy in each step though they need only forces, hence ``"nan"``,
+            with one warning; ``"error"`` raises ``PropertyNotImplementedError``.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        *,
+        skin_A: float = DEFAULT_SKIN_A,
+        device: torch.device | str | None = None,
+        missing_energy: Literal["nan", "error"] = "nan",
+    ) -> None:
+        Calculator.__init__(self)
+        self.potential = potential.eval()
+        self.skin_A = skin_A
+        self.missing_energy = missing_energy
+        parameter = next(potential.parameters(), None)
+        self.device = device if device is not None else "cpu" if parameter is None else parameter.device
+        self.potential.to(self.device)
+        self.gives_energy = not any(isinstance(part, DirectPotential) for part in potential.modules())
+        self.implemented_properties = ["forces", *(ENERGY_PROPERTIES if self.gives_energy else [])]
+        self._neighbors: NeighborList | None = None
+        self._system: System | None = None
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """One result, as ASE asks for it."""
+        if name in self.implemented_properties:
+            return Calculator.get_property(self, name, atoms, allow_calculation)
+        if name == "energy" and self.missing_energy == "nan":
+            warnings.warn(
+                "this model gives forces only: its energy is reported as NaN", UserWarning, stacklevel=3
+            )
+            return math.nan
+        raise PropertyNotImplementedError(
+            f"this model gives forces only, no {name.replace('_', ' ')}: its forces are no energy's gradient"
+            if name in ENERGY_PROPERTIES
+            else f"Kinetograph's potentials give no {name}"
+        )
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("forces",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate the potential for ``atoms``."""
+        Calculator.calculate(self, atoms, properties, system_changes)
+        assert isinstance(self.atoms, ase.Atoms)
+        system = System.from_ase(self.atoms, device=self.device)
+        if self.potential.domain is not None and "numbers" in system_changes:
+            self.potential.domain.require_elements(system)
+        with torch.no_grad():
+            prediction = self.potential(*self._with_neighbors(system))
+        self.results = {"forces": prediction.forces.cpu().numpy()}
+        if prediction.energy is not None:
+            self.results["energy"] = self.results["free_energy"] = prediction.energy[0].item()
+        if prediction.atomic_energies is not None:
+            self.results["energies"] = prediction.atomic_energies.cpu().numpy()
+        if prediction.stress is not None:
+            # ours and ASE's: eV/Å³, tension positive
+            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
+
+    def _with_neighbors(self, system: System) -> tuple[System, NeighborList]:
+        """The system, with the bonds of the first structure, and a list that holds for it."""
+        old = self._system
+        same_atoms = (
+            old is not None
+            and torch.equal(old.atomic_numbers, system.atomic_numbers)
+            and torch.equal(old.pbc, system.pbc)
+        )
+        if same_atoms and old is not None and system.bonds is None:
+            system = replace(system, bonds=old.bonds)
+        if same_atoms and self._neighbors is not None:
+            self._neighbors = self._neighbors.updated(system)
+        else:
+            system = with_bonds(system, self.potential.request.bond_rule)
+            self._neighbors = neighbors_for(system, self.potential.request, skin=self.skin_A)
+        self._system = system
+        return system, self._neighbors

@@ -1,0 +1,298 @@
+"""GAMD against a plain transcription of its equations, its symmetries, and its size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from scipy.special import erf
+
+from kinetograph.graph import Graph, build_graph, neighbors_for
+from kinetograph.models import PRESETS, build
+from kinetograph.potential import DirectModel
+from kinetograph.system import System, batch
+from kinetograph.training.augmentation import random_rotations
+
+FORMS = ("paper", "code", "covariant")
+
+
+def model(
+    form: str, *, width: int = 12, n_layers: int = 2, bonds: int = 1, cutoff: float = 4.0
+) -> DirectModel:
+    """A small model in double precision with every weight and statistic random."""
+    torch.manual_seed(5)
+    arguments = {
+        "form": form,
+        "width": width,
+        "n_layers": n_layers,
+        "max_bond_separation": bonds,
+        "cutoff": cutoff,
+    }
+    made = build("gamd", [1, 6, 8], arguments).double().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(0.0, 0.4)
+        made.model.length_mean.fill_(2.1)
+        made.model.length_std.fill_(0.7)
+        made.force_scale.fill_(1.7)
+    return made
+
+
+def crystal() -> ase.Atoms:
+    """Dry-ice-like molecules in a skewed cell narrower than the cutoff, some across its boundary."""
+    atoms = molecule("CO2") + molecule("H2O")
+    atoms.positions[3:] += [0.4, 2.2, 1.9]
+    atoms.set_cell([[3.9, 0, 0], [0.7, 4.3, 0], [-0.5, 0.4, 5.6]])
+    atoms.pbc = True
+    atoms.rattle(0.05, seed=4)
+    atoms.wrap()
+    return atoms
+
+
+def forces_of(potential: DirectModel, atoms: ase.Atoms) -> np.ndarray:
+    system = System.from_ase(atoms)
+    with torch.no_grad():
+        return potential(system, neighbors_for(system, potential.request)).forces.numpy()
+
+
+# ---- an independent transcription, one atom and one edge at a time -------------------------------
+
+
+def linear(weights: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
+    y = weights[f"{name}.weight"] @ x
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1.0 + np.exp(-x))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
+
+
+def layer_norm(weights: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
+    normal = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+    return normal * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def plain_gamd(potential: DirectModel, graph: Graph) -> np.ndarray:
+    """The equations with explicit loops and, in the paper's form, the explicit concatenation."""
+    w = {name: value.numpy() for name, value in potential.model.state_dict().items()}
+    form, cutoff = potential.model.form, potential.request.cutoff
+    elements = {1: 0, 6: 1, 8: 2}
+    v = [w["node_embedding.weight"][elements[int(z)]] for z in graph.atomic_numbers]
+    edges = [
+        (int(i), int(j), r.numpy(), int(t))
+        for i, j, r, t in zip(graph.center, graph.neighbor, graph.edge_vectors, graph.edge_types, strict=True)
+    ]
+
+    def inputs(r: np.ndarray, kind: int) -> np.ndarray:
+        d = np.linalg.norm(r)
+        u = r / d if d > 0 else r
+        if form == "covariant":
+            spacing = cutoff / 39
+            radial = np.exp(-((d - spacing * np.arange(40)) ** 2) / (2 * spacing**2))
+            return np.concatenate([radial * (kind == 0), radial * (kind == 1)])
+        z = (d - w["length_mean"]) / w["length_std"]
+        rbf = np.exp(-40.0 * (z - np.linspace(0, 1, 40)) ** 2) if form == "code" else np.zeros(0)
+        return np.concatenate([u, [z], rbf, [float(kind == 1)]])
+
+    def encode(x: np.ndarray) -> np.ndarray:
+        if form == "covariant":
+            return linear(w, "edge_encoder.2", silu(linear(w, "edge_encoder.0", x)))
+        x = gelu(linear(w, "edge_encoder.0", x))
+        x = linear(w, "edge_encoder.4", gelu(linear(w, "edge_encoder.2", x)))
+        return layer_norm(w, "edge_encoder.5", x) if form == "code" else x
+
+    e0 = [encode(inputs(r, kind)) for _, _, r, kind in edges]
+    n_layers = len(potential.model.layers)
+    for l in range(n_layers):
+        p = f"layers.{l}."
+        if form == "paper":
+            phi_first = np.concatenate(
+                [w[p + "from_source.weight"], w[p + "from_edge.weight"], w[p + "from_target.weight"]], axis=1
+            )
+            m = [np.zeros_like(x) for x in v]
+            for (i, j, _, _), e in zip(edges, e0, strict=True):
+                e_l = linear(w, p + "edge_transform", e)
+                hidden = phi_first @ np.concatenate([v[j], e_l, v[i]]) + w[p + "from_edge.bias"]
+                m[i] = m[i] + linear(w, p + "filter.1", silu(hidden)) * v[j]
+            new = []
+            for x, total in zip(v, m, strict=True):
+                theta = linear(w, p + "update.2", silu(linear(w, p + "update.0", np.concatenate([x, total]))))
+                new.append(layer_norm(w, p + "norm", theta) + x)
+            v = new
+            continue
+        x = [layer_norm(w, p + "norm", state) for state in v]
+        m = [np.zeros_like(state) for state in v]
+
+        def weight(e: np.ndarray, xj: np.ndarray, xi: np.ndarray, p: str = p) -> np.ndarray:
+            if form == "covariant":
+                first = [w[f"{p}from_{part}.weight"] for part in ("source", "edge", "target")]
+                a = np.concatenate(first, axis=1) @ np.concatenate([xj, e, xi]) + w[p + "from_edge.bias"]
+                return linear(w, p + "filter.1", silu(a))
+            a = linear(w, p + "edge_transform.2", silu(linear(w, p + "edge_transform.0", e)))
+            a = a + linear(w, p + "from_source", xj) + linear(w, p + "from_target", xi)
+            return linear(w, p + "filter.3", silu(linear(w, p + "filter.1", silu(a))))
+
+        for (i, j, r, _), e in zip(edges, e0, strict=True):
+            envelope = (
+                0.5 * (math.cos(math.pi * np.linalg.norm(r) / cutoff) + 1) if form == "covariant" else 1.0
+            )
+            m[i] = m[i] + x[j] * weight(e, x[j], x[i]) * envelope
+        if form == "code":
+            for i, xi in enumerate(x):
+                for e in (encode(inputs(np.zeros(3), 0)), np.zeros(len(xi))):
+                    m[i] = m[i] + xi * weight(e, xi, xi)
+        v = [
+            state
+            + linear(
+                w, p + "out.1", silu(linear(w, p + "update_node", xi) + linear(w, p + "update_message", mi))
+            )
+            for state, xi, mi in zip(v, x, m, strict=True)
+        ]
+    scale = float(potential.force_scale)
+    if form != "covariant":
+        decoded = [linear(w, "head.mlp.2", gelu(linear(w, "head.mlp.0", x))) for x in v]
+        return scale * np.array(decoded)
+    forces = np.zeros((len(v), 3))
+    for i, j, r, kind in edges:
+        d = np.linalg.norm(r)
+        pre = linear(w, "head.from_nodes", v[i]) + linear(w, "head.from_nodes", v[j])
+        pre = pre + linear(w, "head.from_edge", inputs(r, kind))
+        f = linear(w, "head.scalar.3", silu(linear(w, "head.scalar.1", silu(pre))))
+        forces[i] += float(f[0]) * 0.5 * (math.cos(math.pi * d / cutoff) + 1) * r / d
+    return scale * forces
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forces_equal_a_plain_transcription_of_the_equations(form: str) -> None:
+    potential = model(form)
+    system = System.from_ase(crystal())
+    neighbors = neighbors_for(system, potential.request)
+    with torch.no_grad():
+        fast = potential(system, neighbors).forces.numpy()
+    slow = plain_gamd(potential, build_graph(system, neighbors, potential.request))
+    assert np.abs(slow).max() > 0.1
+    np.testing.assert_allclose(fast, slow, rtol=1e-10, atol=1e-10 * np.abs(slow).max())
+
+
+# ---- sizes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("elements", "bonds", "expected"), [([18], 0, 651_523), ([1, 8], 1, 651_779)])
+def test_code_form_has_the_size_of_the_published_program(
+    elements: list[int], bonds: int, expected: int
+) -> None:
+    arguments = {**PRESETS["gamd-code"], "cutoff": 7.5, "max_bond_separation": bonds}
+    arguments.pop("architecture")
+    assert sum(p.numel() for p in build("gamd", elements, arguments).parameters()) == expected
+
+
+# ---- symmetries --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_translation_and_permutation(form: str, rng: np.random.Generator) -> None:
+    potential, atoms = model(form), crystal()
+    forces = forces_of(potential, atoms)
+    moved = atoms.copy()
+    moved.positions += [1.3, -7.7, 2.9]
+    np.testing.assert_allclose(forces_of(potential, moved), forces, atol=1e-11)
+    order = rng.permutation(len(atoms))
+    np.testing.assert_allclose(forces_of(potential, atoms[order]), forces[order], atol=1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forces_belong_to_the_atoms_not_to_the_cell_chosen(form: str) -> None:
+    """Size extensivity: a repeated cell gives every copy the same forces."""
+    potential, atoms = model(form), crystal()
+    forces = forces_of(potential, atoms)
+    np.testing.assert_allclose(forces_of(potential, atoms * (2, 1, 2)), np.tile(forces, (4, 1)), atol=1e-11)
+
+
+@pytest.mark.parametrize("improper", [False, True])
+def test_covariant_form_turns_with_the_structure(improper: bool) -> None:
+    potential = model("covariant", bonds=2)
+    system = System.from_ase(crystal())
+    rotation = random_rotations(1, torch.Generator().manual_seed(1))[0] * (-1.0 if improper else 1.0)
+    turned = system.rotated(rotation)
+    forces = potential(system, neighbors_for(system, potential.request)).forces
+    forces_turned = potential(turned, neighbors_for(turned, potential.request)).forces
+    torch.testing.assert_close(forces_turned, forces @ rotation.T, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_paper_forms_do_not_turn_with_the_structure(form: str) -> None:
+    """The components of the unit vector pass through networks: covariance must be learned."""
+    potential = model(form)
+    system = System.from_ase(crystal())
+    rotation = random_rotations(1, torch.Generator().manual_seed(1))[0]
+    turned = system.rotated(rotation)
+    forces = potential(system, neighbors_for(system, potential.request)).forces
+    forces_turned = potential(turned, neighbors_for(turned, potential.request)).forces
+    assert (forces_turned - forces @ rotation.T).abs().max() > 0.01 * forces.abs().max()
+
+
+def test_covariant_form_has_no_net_force() -> None:
+    potential = model("covariant")
+    forces = forces_of(potential, crystal())
+    assert np.abs(forces).max() > 0.1
+    np.testing.assert_allclose(forces.sum(axis=0), 0.0, atol=1e-12)
+    assert np.abs(forces_of(model("paper"), crystal()).sum(axis=0)).max() > 0.1
+
+
+def test_covariant_form_is_smooth_at_the_cutoff_and_the_others_jump() -> None:
+    for form, smooth in (("covariant", True), ("paper", False), ("code", False)):
+        potential = model(form, bonds=0)
+        at = [ase.Atoms("C2O", positions=[[0, 0, 0], [1.5, 0, 0], [0, 4.0 + s, 0]]) for s in (-1e-7, 1e-7)]
+        jump = np.abs(forces_of(potential, at[0]) - forces_of(potential, at[1])).max()
+        assert (jump < 1e-6) == smooth
+
+
+def test_isolated_atom_feels_nothing_in_the_covariant_form() -> None:
+    assert (forces_of(model("covariant"), ase.Atoms("O")) == 0).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_is_its_structures_one_by_one(form: str) -> None:
+    potential = model(form)
+    frames = [crystal(), molecule("CH3OH"), ase.Atoms("O")]
+    systems = [System.from_ase(frame) for frame in frames]
+    together = batch(systems)
+    got = potential(together, neighbors_for(together, potential.request)).forces.detach().numpy()
+    np.testing.assert_allclose(got, np.concatenate([forces_of(potential, f) for f in frames]), atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_single_precision_agrees_with_double(form: str) -> None:
+    potential = model(form)
+    system = System.from_ase(crystal())
+    neighbors = neighbors_for(system, potential.request)
+    exact = potential(system, neighbors).forces.detach()
+    far = replace(system, positions=system.positions + 1000.0)  # vectors are formed before rounding
+    rounded = potential.float()(far, neighbors_for(far, potential.request)).forces.detach()
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=2e-5 * float(exact.abs().max()))
+
+
+def test_bond_types_reach_the_forces() -> None:
+    potential = model("covariant", bonds=2)
+    atoms = molecule("H2O")
+    known = atoms.copy()
+    known.info["bonds"] = np.array([[0, 1]])  # one bond fewer than the rule finds
+    assert np.abs(forces_of(potential, atoms) - forces_of(potential, known)).max() > 1e-3
+
+
+def test_argon_preset_on_a_crystal_gives_finite_forces() -> None:
+    for name, preset in PRESETS.items():
+        arguments = {k: v for k, v in preset.items() if k != "architecture"}
+        potential = build("gamd", [18], {**arguments, "cutoff": 7.5}).eval()
+        atoms = bulk("Ar", "fcc", 5.3, cubic=True)
+        atoms.rattle(0.1, seed=0)
+        assert np.isfinite(forces_of(potential, atoms)).all(), name

@@ -1,0 +1,105 @@
+"""The page as text: what it holds, what it leaves out, and that nothing in it can break out of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kinetograph.errors import UserError
+from kinetograph.report import read_run, write_evaluation_page, write_report
+from kinetograph.report.page import _significant, _with_error, embedded_json
+
+
+def test_embedded_json_is_inert_and_keeps_its_values() -> None:
+    value = {"a": "</script><!--", "b": [1.5, math.nan, math.inf], "c": "\u2028&"}
+    text = embedded_json(value)
+    assert "<" not in text
+    assert json.loads(text) == {"a": "</script><!--", "b": [1.5, None, None], "c": "\u2028&"}
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (100.26, 0.42, "100.3 ± 0.4"),
+        (100.26, 0.13, "100.26 ± 0.13"),
+        (3.7061, 0.0171, "3.706 ± 0.017"),
+        (1234.6, 23.0, "1,235 ± 23"),
+        (-0.5, 0.06, "−0.50 ± 0.06"),
+        (2.5, math.nan, "2.500"),
+    ],
+)
+def test_numbers_are_written_to_the_digits_that_their_error_allows(
+    value: float, error: float, shown: str
+) -> None:
+    assert _with_error(value, error) == shown
+
+
+def test_significant_digits() -> None:
+    assert [_significant(v, 3) for v in (0.0143, 12345.0, 0.0, 1.5e-7)] == [
+        "0.0143",
+        "12,345",
+        "0",
+        "1.50 × 10⁻⁷",
+    ]
+
+
+def test_a_page_refers_to_nothing_outside_itself(run_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    html = write_report(tmp_path / "report.html", [read_run(run_folders[0])]).read_text()
+    own = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(?!#|data:)[^"'\s>]""", own)
+    assert "url(" not in own
+    assert "default-src 'none'" in own
+    assert "&lt;/script&gt;&lt;script&gt;throw" in own  # the config's text, as text
+    for expected in ("0.995", "gamd-covariant", "± ", "2.13.0", "Configuration"):
+        assert expected in own
+
+
+def test_what_a_folder_lacks_is_said_and_left_out(water_folder: Path, tmp_path: Path) -> None:
+    run = read_run(water_folder)
+    assert run.evaluation is None
+    assert run.metrics is None
+    html = write_report(tmp_path / "report.html", [run]).read_text()
+    assert "Force errors are left out: the run folder has no evaluation.json." in html
+    assert 'id="training"' not in html
+    assert 'id="structure"' in html
+
+
+def test_a_page_that_exists_is_kept_unless_told_otherwise(water_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        write_report(path, [read_run(water_folder)])
+    assert path.read_text() == "mine"
+    write_report(path, [read_run(water_folder)], overwrite=True)
+    assert "Kinetograph" in path.read_text()
+
+
+def test_runs_of_one_name_are_told_apart(run_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    run = replace(read_run(run_folders[0]), scene=None)
+    html = write_report(tmp_path / "report.html", [run, run]).read_text()
+    assert f"{run.name} (2)" in html
+
+
+def test_folders_that_cannot_be_reported_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run folder"):
+        read_run(tmp_path / "missing")
+    with pytest.raises(UserError, match="nothing to report"):
+        read_run(tmp_path)
+    (tmp_path / "summary.json").write_text("{ not json")
+    with pytest.raises(UserError, match=r"not JSON"):
+        read_run(tmp_path)
+    with pytest.raises(UserError, match="no runs"):
+        write_report(tmp_path / "report.html", [])
+
+
+def test_the_evaluation_page_has_the_table(run_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    evaluation = json.loads((run_folders[0] / "evaluation.json").read_text())
+    html = write_evaluation_page(tmp_path / "e.html", evaluation, facts={"model": "best.kg"}).read_text()
+    assert "best.kg" in html
+    assert "3Dmol v" not in html  # no scene, so no viewer: a smaller page
+    assert "parity" not in write_evaluation_page(tmp_path / "f.html", {"errors": {}}).name

@@ -1,0 +1,127 @@
+"""Model files: what is saved is what is loaded; damaged files are refused; loading runs no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from kinetograph import model_file
+from kinetograph.bonds import BondRule
+from kinetograph.errors import UserError
+from kinetograph.graph import neighbors_for
+from kinetograph.models import build
+from kinetograph.system import System
+from kinetograph.training_domain import TrainingDomain
+
+DOMAIN = TrainingDomain(
+    elements=(1, 8), density=(0.09, 0.11), shortest_A={"H-O": 0.9, "H-H": 1.4, "O-O": 2.4}
+)
+ARGUMENTS = {"form": "covariant", "width": 8, "n_layers": 2, "cutoff": 4.0, "max_bond_separation": 2}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = build("gamd", [1, 8], ARGUMENTS)
+    model.force_scale.fill_(0.37)
+    path = tmp_path / "m.kg"
+    model_file.save(
+        path,
+        model,
+        architecture="gamd",
+        hyperparameters=ARGUMENTS,
+        elements=[1, 8],
+        domain=DOMAIN,
+        training={"note": "é"},
+    )
+    return path
+
+
+def test_loaded_model_gives_the_same_forces_to_the_bit(tmp_path: Path) -> None:
+    from ase.build import molecule
+
+    model = build("gamd", [1, 8], ARGUMENTS).eval()
+    model.force_scale.fill_(0.37)
+    path = tmp_path / "m.kg"
+    model_file.save(
+        path, model, architecture="gamd", hyperparameters=ARGUMENTS, elements=[1, 8], domain=DOMAIN
+    )
+    loaded = model_file.load(path)
+    system = System.from_ase(molecule("H2O"))
+    neighbors = neighbors_for(system, model.request)
+    assert torch.equal(loaded(system, neighbors).forces, model(system, neighbors).forces)
+    assert loaded.request == model.request
+    assert loaded.request.bond_rule == BondRule(max_separation=2)
+    assert loaded.domain == DOMAIN
+    assert not loaded.training
+
+
+def test_header_says_what_the_model_is(saved: Path) -> None:
+    header = model_file.read_header(saved)
+    assert header.elements == ["H", "O"]
+    assert header.cutoff_A == 4.0
+    assert header.exact == ["net force", "permutation", "reflection", "rotation", "translation"]
+    assert header.training == {"note": "é"}
+    assert header.n_parameters == sum(p.numel() for p in build("gamd", [1, 8], ARGUMENTS).parameters())
+    assert header.units["force"] == "eV/Å"
+    with safe_open(saved, framework="pt") as file:  # the header is plain JSON in the safetensors metadata
+        assert json.loads(file.metadata()["kinetograph"])["format_version"] == 1
+
+
+def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
+    content = saved.read_bytes()
+    for length in (0, 7, 100, len(content) - 1):
+        broken = tmp_path / "broken.kg"
+        broken.write_bytes(content[:length])
+        with pytest.raises(UserError, match="cannot be read"):
+            model_file.load(broken)
+    (tmp_path / "text.kg").write_text("hello, I am not a model")
+    with pytest.raises(UserError, match="cannot be read"):
+        model_file.load(tmp_path / "text.kg")
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.kg")
+    with pytest.raises(UserError, match="not a Kinetograph model"):
+        model_file.load(tmp_path / "other.kg")
+    with pytest.raises(UserError, match="no such model file"):
+        model_file.load(tmp_path / "none.kg")
+    torch.save({"a": 1}, tmp_path / "pickle.kg")
+    with pytest.raises(UserError):
+        model_file.load(tmp_path / "pickle.kg")
+
+
+def _rewrite(path: Path, **changes: object) -> None:
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["kinetograph"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata={"kinetograph": json.dumps({**header, **changes})})
+
+
+def test_weights_that_do_not_fit_the_header_are_refused(saved: Path) -> None:
+    _rewrite(saved, hyperparameters={**ARGUMENTS, "width": 16})
+    with pytest.raises(UserError, match="do not fit"):
+        model_file.load(saved)
+
+
+def test_newer_format_and_other_bond_rule_are_refused(saved: Path) -> None:
+    _rewrite(saved, format_version=99)
+    with pytest.raises(UserError, match="format version 99"):
+        model_file.load(saved)
+    _rewrite(saved, format_version=1, bond_rule={"max_separation": 1, "tolerance": 1.3})
+    with pytest.raises(UserError, match="bond rule"):
+        model_file.load(saved)
+
+
+def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kinetograph.model_file.os.fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        model_file.write_atomically(saved, b"new")
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]

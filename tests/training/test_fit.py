@@ -1,0 +1,192 @@
+"""Training: one seed one result, resumption to the bit, and that it learns."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from kinetograph import model_file
+from kinetograph.config import check_config
+from kinetograph.errors import UserError
+from kinetograph.training.augmentation import random_rotations
+from kinetograph.training.callbacks import RunFolder
+from kinetograph.training.fit import train
+from kinetograph.training.losses import force_l1, net_force_penalty
+from kinetograph.training.settings import TrainingSettings
+
+
+def changed(config: dict[str, Any], **training: Any) -> TrainingSettings:
+    model = training.pop("model", {})
+    return check_config(
+        {**config, "model": {**config["model"], **model}, "training": {**config["training"], **training}},
+        "test",
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "best.kg")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def last_state(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("preset", ["gamd-covariant", "gamd-code"])  # the code form has dropout and rotations
+def test_resumed_training_equals_uninterrupted_training_to_the_bit(
+    argon_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    config = changed(argon_config, model={"preset": preset})
+    train(config, tmp_path / "whole", progress=False)
+
+    write = RunFolder._write_checkpoint
+
+    def stop_after_second(self: RunFolder, trainer: Any) -> None:
+        write(self, trainer)
+        if trainer.global_step == 8:
+            raise Stop
+
+    monkeypatch.setattr(RunFolder, "_write_checkpoint", stop_after_second)
+    with pytest.raises(Stop):
+        train(config, tmp_path / "parts", progress=False)
+    monkeypatch.undo()
+    train(config, tmp_path / "parts", resume=True, progress=False)
+
+    assert same(last_state(tmp_path / "whole"), last_state(tmp_path / "parts"))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    tables = []
+    for name in ("whole", "parts"):
+        with (tmp_path / name / "metrics.csv").open() as file:
+            tables.append([{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
+    assert [row["step"] for row in tables[0]] == ["4", "8", "12"]
+
+
+def test_one_seed_one_result(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(changed(argon_config, seed=seed), tmp_path / name, progress=False)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_killed_training_leaves_files_that_open_and_resume(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**argon_config, "training": {**argon_config["training"], "max_steps": 400}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "kinetograph", "train", "c.yaml", "--out", "run"]
+    child = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 90.0
+    table = tmp_path / "run" / "metrics.csv"
+    while not (table.is_file() and table.read_text().count("\n") > 4):
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert model_file.load(tmp_path / "run" / "best.kg").domain is not None
+    killed_at = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < killed_at < 400
+    train(
+        check_config({**config, "data": argon_config["data"]}, "test"),
+        tmp_path / "run",
+        resume=True,
+        progress=False,
+    )
+    train(check_config(config, "test"), tmp_path / "whole", progress=False)
+    assert same(last_state(tmp_path / "run"), last_state(tmp_path / "whole"))
+
+
+def test_training_lowers_the_error_and_stores_what_it_measured(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = changed(argon_config, max_steps=300, validate_every=100, learning_rate=0.01, model={"width": 16})
+    result = train(config, tmp_path / "run", progress=False)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["valid_relative_error"]) < 0.3  # starts at 1; an exact pair force is easy
+    header = model_file.read_header(result.model)
+    assert header.training["metrics"]["valid_force_mae_eV_per_A"] == result.valid_force_mae_eV_per_A
+    assert header.training["train_data"]["frames"] == 8
+    assert (tmp_path / "run" / "tensorboard").is_dir()
+
+
+def test_force_scale_comes_from_training_frames_alone(
+    argon_config: dict[str, Any], argon_data: Path, tmp_path: Path
+) -> None:
+    from kinetograph.data.frames import force_std, read_frames
+
+    train(changed(argon_config), tmp_path / "run", progress=False)
+    model = model_file.load(tmp_path / "run" / "best.kg")
+    assert float(model.force_scale) == pytest.approx(
+        force_std(read_frames(argon_data / "train.extxyz").forces), rel=1e-6
+    )
+
+
+def test_a_model_can_be_trained_on(argon_config: dict[str, Any], argon_model: Path, tmp_path: Path) -> None:
+    config = changed(
+        argon_config, initial_model=str(argon_model), learning_rate=1e-9, learning_rate_final=1e-10
+    )
+    result = train(config, tmp_path / "more", progress=False)
+    before, after = load_file(argon_model), load_file(result.model)
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=0)
+    other = changed(argon_config, initial_model=str(argon_model), model={"width": 16})
+    with pytest.raises(UserError, match="same preset"):
+        train(other, tmp_path / "other", progress=False)
+
+
+def test_early_stop(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    config = changed(
+        argon_config, early_stop_patience=2, learning_rate=1e-12, learning_rate_final=1e-13, max_steps=100
+    )
+    assert train(config, tmp_path / "run", progress=False).steps < 100
+
+
+def test_an_existing_run_is_not_replaced_unasked(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    config = changed(argon_config)
+    with pytest.raises(UserError, match="nothing to resume"):
+        train(config, tmp_path / "run", resume=True, progress=False)
+    train(config, tmp_path / "run", progress=False)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(config, tmp_path / "run", progress=False)
+    with pytest.raises(UserError, match="not the one this run was started with"):
+        train(changed(argon_config, seed=5), tmp_path / "run", resume=True, progress=False)
+
+
+def test_losses_by_hand() -> None:
+    predicted = torch.tensor([[1.0, 0.0, 0.0], [0.0, -2.0, 0.0], [3.0, 0.0, 0.5]])
+    assert float(force_l1(predicted, torch.zeros(3, 3))) == pytest.approx(6.5 / 9)
+    index = torch.tensor([0, 0, 1])
+    assert float(net_force_penalty(predicted, index, 2)) == pytest.approx((1.0 + 2.0 + 3.5) / 2)
+
+
+def test_random_rotations_are_proper_and_uniform() -> None:
+    rotation = random_rotations(20_000, torch.Generator().manual_seed(0))
+    eye = torch.eye(3, dtype=torch.float64).expand(20_000, 3, 3)
+    torch.testing.assert_close(rotation @ rotation.transpose(1, 2), eye)
+    torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(20_000, dtype=torch.float64))
+    # Uniform on SO(3): each element has mean 0 and variance 1/3; standard errors 0.004 and 0.002.
+    assert rotation.mean(dim=0).abs().max() < 0.02
+    assert (rotation.var(dim=0) - 1 / 3).abs().max() < 0.01
