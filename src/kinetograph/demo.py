@@ -131,7 +131,7 @@ def _dynamics(
     )
     starts = [atoms for atoms in read_structures(data.start) if atoms.info["split"] != "train"]
     plan: list[tuple[str, Any, float, float | None]] = [
-        (f"nvt_{atoms.info['trajectory']}.h5", atoms, RUN_PS, None) for atoms in starts
+        (f"argon_{atoms.info['trajectory']}.h5", atoms, RUN_PS, None) for atoms in starts
     ]
     plan.append(("cold_start.h5", starts[-1], COLD_START_PS, 0.0))
     return [

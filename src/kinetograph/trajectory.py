@@ -285,7 +285,7 @@ class Trajectory:
             damaged = True
             try:
                 file = h5py.File(path, "r", libver=FILE_FORMAT, swmr=True, locking=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise UserError(
                     f"the trajectory cannot be read: it is truncated, damaged or no H5MD file ({error})",
                     where=str(path),

@@ -16,7 +16,8 @@ from kinetograph.potential import Potential, Prediction
 from kinetograph.system import System
 
 MASS = 40.0
-N = 1500
+N_SIDE = 11
+N = N_SIDE**3
 
 
 class Wells(Potential):
@@ -36,8 +37,8 @@ class Wells(Potential):
 
 def particles() -> System:
     """Atoms 1000 Å apart: they never meet."""
-    positions = torch.zeros(N, 3, dtype=torch.float64)
-    positions[:, 0] = 1000.0 * torch.arange(N)
+    axis = 1000.0 * torch.arange(N_SIDE, dtype=torch.float64)
+    positions = torch.cartesian_prod(axis, axis, axis)
     return System(
         positions=positions,
         atomic_numbers=torch.full((N,), 18),

@@ -158,8 +158,8 @@ def test_water_keeps_its_bonds_and_fits_a_phone(
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
         opened(browser, page)
-        # three pairs twice, temperature, kinetic energy, force sizes of two elements
-        assert_sound(browser, 10)
+        # three pairs between molecules, two inside, temperature, kinetic energy, force sizes of two elements
+        assert_sound(browser, 9)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
         bonds = "return window.kinetograph.views[0].model.selectedAtoms({elem: 'O'}).map(a => a.bonds.length)"
         assert browser.execute_script(bonds) == [2] * 64
@@ -200,9 +200,10 @@ def test_without_webgl_a_sentence_stands_in_for_the_view(
 
 
 def test_a_broken_script_would_be_noticed(
-    browser: webdriver.Chrome, water_folder: Path, tmp_path: Path
+    browser: webdriver.Chrome, run_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    page = write_report(tmp_path / "report.html", [read_run(water_folder)])
+    evaluation = json.loads((run_folders[0] / "evaluation.json").read_text())
+    page = write_evaluation_page(tmp_path / "evaluation.html", evaluation)
     page.write_text(page.read_text().replace("</body>", "<script>missing.thing()</script></body>"))
     opened(browser, page)
     assert any("missing is not defined" in message for message in complaints(browser))

@@ -98,14 +98,17 @@ def water(
     temperature: Temperature = 300.0,
     trajectories: Trajectories = 10,
     frames: Frames = 100,
-    spacing: Spacing = 100.0,
+    spacing: Spacing = 200.0,
     timestep: Annotated[
         float | None, typer.Option("--timestep-fs", help="Time step, fs; 0.5 flexible, 2 rigid.")
     ] = None,
-    equilibration: Equilibration = 20.0,
+    equilibration: Annotated[
+        float | None,
+        typer.Option("--equilibration-ps", help="Before the first frame, ps; 20, and 5 from 1000 molecules on."),
+    ] = None,
     reference: Reference = 10.0,
     reference_spacing: ReferenceSpacing = 20.0,
-    cold_start: ColdStart = 5.0,
+    cold_start: ColdStart = 10.0,
     seed: Seed = 0,
     threads: Threads = 1,
     overwrite: Overwrite = False,

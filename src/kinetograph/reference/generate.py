@@ -126,7 +126,7 @@ def generate_water(
     equilibration_ps: float | None = None,
     reference_ps: float = 10.0,
     reference_spacing_fs: float = 20.0,
-    cold_start_ps: float = 5.0,
+    cold_start_ps: float = 10.0,
     seed: int = 0,
     platform: str = "CPU",
     threads: int = 1,
@@ -149,6 +149,7 @@ def generate_water(
         timestep_fs: 0.5 fs flexible and 2 fs rigid where not given.
         equilibration_ps: of Langevin dynamics, for each trajectory; where not given 20 ps, and 5 ps for
             tiled boxes, whose tile has had 20 ps before.
+        cold_start_ps: the thermostat warms water from rest to 240 K in 5 ps.
         spacing_fs, reference_ps, reference_spacing_fs, seed, progress: as in ``generate_argon``.
 
     Raises:

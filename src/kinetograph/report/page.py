@@ -29,10 +29,7 @@ CONTENT_POLICY = (
     "font-src data:; base-uri 'none'; form-action 'none'"
 )
 
-CLOSING = (
-    "This page holds all of its data and scripts and needs no network. "
-    "It includes Plotly.js (MIT) and 3Dmol.js (BSD-3-Clause)."
-)
+CLOSING = "This page holds all of its data and scripts and needs no network. It includes"
 
 LOGO = (
     '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.7" aria-hidden="true">'
@@ -251,10 +248,14 @@ def _structure(page: _Page, runs: list[RunRecord]) -> None:
         page.add(_table(head, rows))
     headline = [key for key in keys if key[1] == "intermolecular"] or keys
     page.add_figures([figures.radial(runs, *key) for key in headline], third=len(headline) >= 3)
-    others = [key for key in keys if key not in headline]
+    # where no molecule holds such a pair, the two kinds are one curve
+    curves = {(rdf["pair"], rdf["kind"]): rdf["g"] for rdf in found}
+    others = [
+        key for key in keys if key not in headline and curves[key] != curves.get((key[0], "intermolecular"))
+    ]
     if others:
         page.add('<h3 style="margin:26px 0 12px">All pairs, those inside a molecule included</h3>')
-        page.add_figures([figures.radial(runs, *key) for key in others], third=len(others) >= 3)
+        page.add_figures([figures.radial(runs, *key) for key in others], third=len(headline) >= 3)
 
 
 def _peak_cells(own: Json, other: Json, key: str, difference: float | None) -> list[str]:
@@ -449,8 +450,10 @@ class _Page:
     def html(self) -> str:
         links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in self.links)
         libraries = [_static("plotly-basic.min.js")] if self.figures else []
+        licences = ["Plotly.js (MIT)"] if self.figures else []
         if self.scenes:
             libraries.append(_static("3Dmol-min.js"))
+            licences.append("3Dmol.js (BSD-3-Clause)")
         scripts = "\n".join(f"<script>{text}</script>" for text in [*libraries, _static("page.js")])
         data = embedded_json({"figures": self.figures, "scenes": self.scenes})
         written = datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z")
@@ -468,7 +471,7 @@ class _Page:
                 f"<nav>{links}</nav></header><main>" if links else "</header><main>",
                 *self.parts,
                 f"</main><footer><p>Written by Kinetograph {_own_version()} on {written}.",
-                f"{CLOSING}</p></footer>",
+                f"{CLOSING} {' and '.join(licences) or 'no library'}.</p></footer>",
                 f'<script type="application/json" id="page-data">{data}</script>',
                 scripts,
                 "</body></html>\n",

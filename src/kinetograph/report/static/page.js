@@ -41,7 +41,7 @@
     };
     const own = themed(figure.layout);
     const square = own.yaxis && own.yaxis.scaleanchor;
-    const height = square ? Math.min(figure.height, width + 20) : figure.height;
+    const height = square ? Math.min(figure.height, width - 6) : figure.height;
     if (narrow && own.xaxis && own.xaxis.tickvals) {
       const every = (values) => values.filter((_, index) => index % 2 === 1);
       own.xaxis = { ...own.xaxis, tickvals: every(own.xaxis.tickvals), ticktext: every(own.xaxis.ticktext) };
@@ -67,8 +67,10 @@
   function draw(first) {
     for (const [id, figure] of Object.entries(page.figures)) {
       const element = document.getElementById(id);
+      const layout = layoutOf(figure, element.clientWidth);
+      element.style.minHeight = `${layout.height}px`;
       const action = first ? Plotly.newPlot : Plotly.react;
-      action(element, themed(figure.traces), layoutOf(figure, element.clientWidth), config);
+      action(element, themed(figure.traces), layout, config);
     }
     for (const swatch of document.querySelectorAll("[data-color]")) swatch.style.background = paint(swatch.dataset.color);
   }
@@ -145,13 +147,17 @@
       viewer.render();
     }
     function pause() {
-      clearInterval(timer);
+      clearTimeout(timer);
       timer = null;
       button.textContent = "Play";
       button.setAttribute("aria-pressed", "false");
     }
+    function advance() {
+      show((frame + 1) % scene.n_frames);
+      timer = setTimeout(advance, 80); /* after drawing, so that slow graphics never block the page */
+    }
     function play() {
-      timer = setInterval(() => show((frame + 1) % scene.n_frames), 90);
+      timer = setTimeout(advance, 0);
       button.textContent = "Pause";
       button.setAttribute("aria-pressed", "true");
     }

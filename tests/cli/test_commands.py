@@ -1,0 +1,305 @@
+"""The verbs as a user types them: what they write, and what they refuse with one message and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from kinetograph.cli import main
+from kinetograph.trajectory import Trajectory
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run one command line in ``tmp_path``; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kinetograph", *map(str, words)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def refused(result: tuple[int, str, str], *texts: str) -> None:
+    """One message on stderr, nothing on stdout, no traceback, exit code 2."""
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    assert err.lstrip().startswith("Error: ")
+    assert "Traceback" not in err
+    for text in texts:
+        assert text in err.replace("\n", " ")
+
+
+def argon_start(path: Path) -> Path:
+    atoms = bulk("Ar", "fcc", 5.5, cubic=True) * (3, 3, 3)
+    atoms.rattle(0.1, seed=1)
+    ase.io.write(path, atoms, format="extxyz")
+    return path
+
+
+# ---- what they do ------------------------------------------------------------------------------------
+
+
+def test_train_info_evaluate_md_analyze_report(
+    run: Run, argon_config: dict[str, Any], argon_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(argon_config))
+    code, out, err = run("train", "c.yaml", "training.seed=2", "--out", "run")
+    assert code == 0, err
+    assert "valid force MAE" in out
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]["seed"] == 2
+
+    code, out, _ = run("info", "run/best.kg", "--json", "-")
+    assert code == 0
+    assert json.loads(out)["elements"] == ["Ar"]  # stdout holds the JSON alone
+
+    code, out, _ = run("evaluate", "run/best.kg", argon_data / "test.extxyz")
+    assert code == 0
+    assert "relative error" in out
+    numbers = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert 0 < numbers["relative_error"] < 2
+    assert numbers["n_atoms"] == 3 * 32
+    assert (tmp_path / "run" / "evaluation.html").stat().st_size > 10_000
+
+    start = argon_start(tmp_path / "start.extxyz")
+    words = (
+        "md",
+        "run/best.kg",
+        start,
+        "--temperature-K",
+        "60",
+        "--steps",
+        "40",
+        "--every",
+        "10",
+        "--timestep-fs",
+        "2",
+    )
+    code, out, err = run(*words, "--out", "run/a.h5", "--json", "md.json")
+    assert code == 0, err
+    assert "ns/day" in out
+    assert json.loads((tmp_path / "md.json").read_text())["n_steps"] == 40
+    with Trajectory.open(tmp_path / "run" / "a.h5") as trajectory:
+        assert trajectory.steps.tolist() == [0, 10, 20, 30, 40]
+    assert run(*words, "--out", "run/b.h5", "--seed", "1")[0] == 0
+
+    code, out, err = run("analyze", "run/a.h5", "--reference", "run/b.h5")
+    assert code == 0, err
+    assert "g(r) Ar-Ar" in out or "g(r) Ar–Ar" in out
+    assert (tmp_path / "run" / "analysis.json").is_file()
+
+    code, out, err = run("report", "run")
+    assert code == 0, err
+    assert out.strip() == "run/report.html"
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<html" in page
+
+
+def test_resumed_md_equals_an_uninterrupted_one(run: Run, argon_model: Path, tmp_path: Path) -> None:
+    start = argon_start(tmp_path / "start.extxyz")
+    words = ("md", argon_model, start, "--ensemble", "langevin", "--temperature-K", "60", "--every", "5")
+    assert run(*words, "--steps", "20", "--out", "whole.h5")[0] == 0
+    assert run(*words, "--steps", "10", "--out", "parts.h5")[0] == 0
+    assert run(*words, "--steps", "20", "--out", "parts.h5", "--resume")[0] == 0
+    with Trajectory.open(tmp_path / "whole.h5") as whole, Trajectory.open(tmp_path / "parts.h5") as parts:
+        assert parts.steps.tolist() == whole.steps.tolist()
+        assert np.array_equal(parts.positions(slice(None)), whole.positions(slice(None)))
+
+
+def test_md_warns_outside_the_training_data(run: Run, argon_model: Path, tmp_path: Path) -> None:
+    dense = bulk("Ar", "fcc", 3.6, cubic=True) * (3, 3, 3)
+    ase.io.write(tmp_path / "dense.extxyz", dense)
+    words = ("md", argon_model, "dense.extxyz", "--temperature-K", "20", "--steps", "2", "--out", "a.h5")
+    code, _, err = run(*words, "--json", "-")
+    assert code == 0
+    assert "density" in err
+    assert "shortest in training" in err
+
+
+def test_models_and_template(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("models", "--json", "-")
+    assert code == 0
+    assert {r["preset"] for r in json.loads(out)} >= {"gamd", "gamd-code", "gamd-covariant"}
+    assert run("template", "t.yaml")[0] == 0
+    assert "max_steps" in (tmp_path / "t.yaml").read_text()
+    refused(run("template", "t.yaml"), "exists already")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["demo", "train", "evaluate", "md", "analyze", "report", "models", "info", "template", "generate argon"],
+)
+def test_help_of_each_verb_shows_an_example(run: Run, verb: str) -> None:
+    code, out, _ = run(*verb.split(), "--help")
+    assert code == 0
+    assert f"Example: kinetograph {verb}" in out
+
+
+# ---- what they refuse ----------------------------------------------------------------------------------
+
+
+def frame(symbols: str = "Ar2", forces: np.ndarray | None = None) -> Atoms:
+    atoms = Atoms(symbols, positions=[[0, 0, 0], [3.8, 0, 0]], cell=[12.0, 12.0, 12.0], pbc=True)
+    if forces is not None:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=forces)
+    return atoms
+
+
+def nan_forces() -> Atoms:
+    return frame(forces=np.array([[np.nan, 0, 0], [0, 0, 0]]))
+
+
+def infinite_forces() -> Atoms:
+    return frame(forces=np.array([[np.inf, 0, 0], [0, 0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (frame, "the frame has no forces"),
+        (nan_forces, "not finite"),
+        (infinite_forces, "not finite"),
+        (lambda: frame("ArKr", np.zeros((2, 3))), "Kr"),
+    ],
+)
+def test_evaluate_refuses_bad_frames(
+    run: Run, argon_model: Path, tmp_path: Path, bad: Callable[[], Atoms], text: str
+) -> None:
+    ase.io.write(tmp_path / "bad.extxyz", [frame(forces=np.zeros((2, 3))), bad()], format="extxyz")
+    refused(run("evaluate", argon_model, "bad.extxyz", "--out", "e"), text, "bad.extxyz")
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("bad", [frame, nan_forces, infinite_forces])
+def test_train_refuses_bad_frames_before_it_makes_a_folder(
+    run: Run, argon_config: dict[str, Any], tmp_path: Path, bad: Callable[[], Atoms]
+) -> None:
+    ase.io.write(tmp_path / "bad.extxyz", bad(), format="extxyz")
+    config = {**argon_config, "data": {**argon_config["data"], "train": "bad.extxyz"}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    refused(run("train", "c.yaml"), "bad.extxyz, frame 0")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_config_key_names_the_nearest(run: Run, argon_config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(argon_config))
+    refused(run("train", "c.yaml", "training.max_step=3"), "unknown key 'training.max_step'", "'max_steps'")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda a: a.set_cell(np.zeros((3, 3))), "cell vector is missing"),
+        (lambda a: a.set_cell([[9, 0, 0], [9, 0, 0], [0, 0, 9]]), "singular"),
+        (lambda a: a.set_atomic_numbers([18, 36]), "never saw the element Kr"),
+        (lambda a: a.positions.__setitem__((0, 0), np.nan), "not finite"),
+    ],
+)
+def test_md_refuses_bad_structures(
+    run: Run, argon_model: Path, tmp_path: Path, change: Callable[[Atoms], None], text: str
+) -> None:
+    atoms = frame()
+    change(atoms)
+    atoms.write(tmp_path / "bad.traj")
+    refused(run("md", argon_model, "bad.traj", "--temperature-K", "10", "--out", "a.h5"), text)
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_missing_truncated_and_foreign_files(
+    run: Run, argon_model: Path, argon_data: Path, tmp_path: Path
+) -> None:
+    test = argon_data / "test.extxyz"
+    refused(run("evaluate", "none.kg", test), "no such model file", "none.kg")
+    (tmp_path / "cut.kg").write_bytes(argon_model.read_bytes()[:500])
+    refused(run("evaluate", "cut.kg", test), "cannot be read", "cut.kg")
+    refused(run("info", "cut.kg"), "cannot be read")
+    refused(run("info", test), "cannot be read")
+    refused(run("evaluate", argon_model, "none.extxyz", "--out", "e"), "no such file", "none.extxyz")
+    refused(run("md", argon_model, "none.extxyz", "--temperature-K", "10"), "no such file")
+    refused(run("train", "none.yaml"), "no such configuration file")
+    refused(run("analyze", "none.h5"), "none.h5")
+    (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    refused(run("analyze", "cut.h5"), "cut.h5")
+    refused(run("report", "nowhere"), "no such run folder")
+
+
+def test_outputs_that_exist_are_not_replaced(
+    run: Run, argon_model: Path, argon_data: Path, tmp_path: Path
+) -> None:
+    start = argon_start(tmp_path / "start.extxyz")
+    md = ("md", argon_model, start, "--temperature-K", "60", "--steps", "2", "--out", "a.h5")
+    evaluate = ("evaluate", argon_model, argon_data / "test.extxyz", "--out", "e")
+    for words in (md, evaluate):
+        assert run(*words)[0] == 0
+        refused(run(*words), "exists already")
+        assert run(*words, "--overwrite")[0] == 0
+
+
+def test_md_refuses_impossible_settings(run: Run, argon_model: Path, tmp_path: Path) -> None:
+    start = argon_start(tmp_path / "start.extxyz")
+    refused(run("md", argon_model, start), "needs a temperature")
+    refused(run("md", argon_model, start, "--temperature-K", "-5"), "temperature")
+    refused(run("md", argon_model, start, "--temperature-K", "50", "--timestep-fs", "0"), "time")
+    refused(run("md", argon_model, start, "--temperature-K", "50", "--frame", "7"), "no frame 7")
+    refused(run("md", argon_model, start, "--temperature-K", "50", "--resume"), "")
+
+
+def _on_a_small_disk(folder: Path, kib: int, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a command with ``folder`` on a file system of so many KiB of its own, made in a private namespace."""
+    script = 'mount -t tmpfs -o size="$1"k tmpfs "$2" && shift 2 && exec "$@"'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", str(kib), str(folder), *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "300"}
+    )
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0,
+    reason="no private mount namespace to make a small disk in",
+)
+def test_a_full_disk_ends_with_one_message(
+    argon_model: Path, argon_config: dict[str, Any], argon_data: Path, tmp_path: Path
+) -> None:
+    start = argon_start(tmp_path / "start.extxyz")
+    small = tmp_path / "small"
+    small.mkdir()
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(argon_config))
+    program = (sys.executable, "-m", "kinetograph")
+    md = (*program, "md", argon_model, start, "--temperature-K", "60", "--steps", "400", "--every", "1")
+    for words in (
+        (*md, "--out", small / "a.h5"),
+        (*program, "evaluate", argon_model, argon_data / "test.extxyz", "--out", small),
+        (*program, "train", config, "--out", small / "run"),
+    ):
+        done = _on_a_small_disk(small, 24, *words)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "space" in done.stderr

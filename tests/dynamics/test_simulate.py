@@ -1,0 +1,484 @@
+"""The run loop: restarts, files, bad input, runs that go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import ase
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from rich.console import Console
+
+from kinetograph.dynamics import (
+    Integrator,
+    Langevin,
+    NoseHoover,
+    SimulationFailed,
+    State,
+    VelocityVerlet,
+    restart_path,
+    simulate,
+)
+from kinetograph.dynamics.reporters import StatusReporter
+from kinetograph.errors import UserError
+from kinetograph.graph import build_graph, neighbors_for
+from kinetograph.models.classical import Harmonic, LennardJones
+from kinetograph.neighbors import NeighborList
+from kinetograph.potential import Potential, Prediction
+from kinetograph.system import System
+from kinetograph.training_domain import domain_of
+from kinetograph.trajectory import Trajectory
+
+INTEGRATORS = [
+    VelocityVerlet(4.0),
+    Langevin(4.0, 90.0, friction_per_ps=2.0),
+    NoseHoover(4.0, 90.0),
+    NoseHoover(4.0, 90.0, massive=True),
+]
+
+
+def lennard_jones(epsilon: float = 0.0103) -> LennardJones:
+    return LennardJones(epsilon=epsilon, sigma=3.4, cutoff=5.6, truncation="switch", switch_start=4.5)
+
+
+def argon(n_side: int = 2) -> System:
+    atoms = bulk("Ar", "fcc", 5.6, cubic=True) * n_side
+    atoms.rattle(0.1, seed=1)
+    return System.from_ase(atoms)
+
+
+SETTINGS = {"every": 5, "seed": 3, "initial_temperature_K": 90.0, "status": False}
+
+
+def assert_same_files(first: Path, second: Path) -> None:
+    with Trajectory.open(first) as a, Trajectory.open(second) as b:
+        np.testing.assert_array_equal(a.steps, b.steps)
+        np.testing.assert_array_equal(a.positions(), b.positions())
+        np.testing.assert_array_equal(a.velocities(), b.velocities())
+        np.testing.assert_array_equal(a.forces(), b.forces())
+        assert set(a.observables) == set(b.observables)
+        for name, values in a.observables.items():
+            np.testing.assert_array_equal(values, b.observables[name])
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS, ids=lambda i: type(i).__name__)
+def test_a_restarted_run_is_the_uninterrupted_run(tmp_path: Path, integrator: Integrator) -> None:
+    whole = simulate(lennard_jones(), argon(), integrator, n_steps=80, path=tmp_path / "a.h5", **SETTINGS)
+    for n_steps in (0, 33, 61, 80):
+        part = simulate(
+            lennard_jones(),
+            argon(),
+            integrator,
+            n_steps=n_steps,
+            path=tmp_path / "b.h5",
+            resume=n_steps > 0,
+            **SETTINGS,
+        )
+    for name in ("positions", "velocities", "acceleration"):
+        assert torch.equal(getattr(whole.state, name), getattr(part.state, name))
+    for name in ("chain_positions", "chain_velocities", "heat"):
+        value = getattr(whole.state, name)
+        assert (value is None) == (getattr(part.state, name) is None)
+        assert value is None or torch.equal(value, getattr(part.state, name))
+    assert_same_files(tmp_path / "a.h5", tmp_path / "b.h5")
+    assert part.resumed_from == 61
+    assert whole.resumed_from is None
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> None:
+    def end(seed: int) -> torch.Tensor:
+        return simulate(
+            lennard_jones(), argon(), Langevin(4.0, 90.0), n_steps=10, seed=seed, status=False
+        ).state.positions
+
+    assert torch.equal(end(1), end(1))
+    assert not torch.equal(end(1), end(2))
+
+
+def test_frames_later_than_the_checkpoint_are_made_again(tmp_path: Path) -> None:
+    integrator = INTEGRATORS[1]
+    path = tmp_path / "a.h5"
+    simulate(lennard_jones(), argon(), integrator, n_steps=20, path=path, **SETTINGS)
+    early = restart_path(path).read_bytes()
+    simulate(lennard_jones(), argon(), integrator, n_steps=60, path=path, resume=True, **SETTINGS)
+    late = path.read_bytes()
+    restart_path(path).write_bytes(early)
+    simulate(lennard_jones(), argon(), integrator, n_steps=60, path=path, resume=True, **SETTINGS)
+    (tmp_path / "late.h5").write_bytes(late)
+    assert_same_files(path, tmp_path / "late.h5")
+
+
+def test_bonds_and_fixed_atoms_survive_a_restart(tmp_path: Path) -> None:
+    atoms = ase.Atoms("H4", [[0, 0, 0], [0, 0, 0.75], [2, 0, 0], [2, 0, 0.75]])
+    system = replace(System.from_ase(atoms), fixed=torch.tensor([True, False, False, False]))
+    spring = Harmonic(stiffness=20.0, length=0.75, cutoff=3.0)
+    run = {"every": 5, "status": False, "seed": 1}
+    whole = simulate(spring, system, Langevin(0.5, 300.0), n_steps=40, path=tmp_path / "a.h5", **run)
+    simulate(spring, system, Langevin(0.5, 300.0), n_steps=15, path=tmp_path / "b.h5", **run)
+    part = simulate(
+        spring, system, Langevin(0.5, 300.0), n_steps=40, path=tmp_path / "b.h5", resume=True, **run
+    )
+    assert torch.equal(whole.state.positions, part.state.positions)
+    assert torch.equal(part.state.positions[0], system.positions[0])
+    with Trajectory.open(tmp_path / "b.h5") as read:
+        assert read.bonds.tolist() == [[0, 1], [2, 3]]
+
+
+RUN_SLOWLY = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+from test_simulate_child import SETTINGS, argon, lennard_jones
+from kinetograph.dynamics import NoseHoover, simulate
+
+class Slow:
+    every = 1
+    def report(self, state):
+        time.sleep(0.005)
+        print(state.step, flush=True)
+    def close(self):
+        pass
+
+torch.set_num_threads(1)
+simulate(lennard_jones(), argon(), NoseHoover(4.0, 90.0), n_steps=100000, path="run.h5",
+         checkpoint_every=10, reporters=[Slow()], **SETTINGS)
+"""
+
+
+def start_child(tmp_path: Path, until_step: int) -> subprocess.Popen[str]:
+    """A run in a process of its own, somewhere after a step."""
+    (tmp_path / "test_simulate_child.py").write_text(Path(__file__).read_text())
+    child = subprocess.Popen(
+        [sys.executable, "-c", RUN_SLOWLY, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert child.stdout is not None
+    while (line := child.stdout.readline()) and int(line) < until_step:
+        pass
+    assert line, "the run ended early"
+    return child
+
+
+def resume_and_compare(tmp_path: Path) -> None:
+    integrator = NoseHoover(4.0, 90.0)
+    with Trajectory.open(tmp_path / "run.h5") as read:
+        n_steps = int(read.steps[-1]) + 40
+    part = simulate(
+        lennard_jones(),
+        argon(),
+        integrator,
+        n_steps=n_steps,
+        path=tmp_path / "run.h5",
+        resume=True,
+        **SETTINGS,
+    )
+    assert part.resumed_from is not None
+    assert part.resumed_from > 0
+    simulate(lennard_jones(), argon(), integrator, n_steps=n_steps, path=tmp_path / "whole.h5", **SETTINGS)
+    assert_same_files(tmp_path / "run.h5", tmp_path / "whole.h5")
+
+
+def test_a_run_killed_at_any_moment_opens_and_resumes_as_if_it_had_not_been(tmp_path: Path) -> None:
+    child = start_child(tmp_path, 37)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    resume_and_compare(tmp_path)
+
+
+def test_an_interrupted_run_stops_after_a_whole_step_and_resumes(tmp_path: Path) -> None:
+    child = start_child(tmp_path, 23)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=60) != 0
+    resume_and_compare(tmp_path)
+
+
+def test_an_interrupt_is_passed_on_after_the_files_are_written(tmp_path: Path) -> None:
+    class Interrupting:
+        every = 7
+
+        def report(self, state: State) -> None:
+            if state.step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def close(self) -> None:
+            self.closed = True
+
+    reporter = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        simulate(
+            lennard_jones(),
+            argon(),
+            NoseHoover(4.0, 90.0),
+            n_steps=50,
+            path=tmp_path / "a.h5",
+            reporters=[reporter],
+            **SETTINGS,
+        )
+    assert reporter.closed
+    done = simulate(
+        lennard_jones(),
+        argon(),
+        NoseHoover(4.0, 90.0),
+        n_steps=50,
+        path=tmp_path / "a.h5",
+        resume=True,
+        **SETTINGS,
+    )
+    assert done.resumed_from == 7
+
+
+# ---------------------------------------------------------------- runs that go wrong
+
+
+class FailingAt(Potential):
+    """Lennard-Jones whose forces break at a call."""
+
+    def __init__(self, call: int, value: float) -> None:
+        super().__init__()
+        self.inner = lennard_jones()
+        self.request = self.inner.request
+        self._calls = 0
+        self._call, self._value = call, value
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        prediction = self.inner(system, neighbors)
+        self._calls += 1
+        if self._calls < self._call:
+            return prediction
+        forces = prediction.forces.clone()
+        forces[0, 0] = self._value
+        return replace(prediction, forces=forces)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (1e4, "temperature")]
+)
+@pytest.mark.parametrize("integrator", INTEGRATORS, ids=lambda i: type(i).__name__)
+def test_a_run_that_goes_wrong_stops_and_keeps_what_it_has(
+    tmp_path: Path, value: float, what: str, integrator: Integrator
+) -> None:
+    with pytest.raises(SimulationFailed, match=what) as caught:
+        simulate(FailingAt(24, value), argon(), integrator, n_steps=50, path=tmp_path / "a.h5", **SETTINGS)
+    assert "step 23" in str(caught.value)
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.steps.tolist() == [0, 5, 10, 15, 20]
+        assert np.isfinite(read.forces()).all()
+    assert restart_path(tmp_path / "a.h5").is_file()
+    last = ase.io.read(tmp_path / "a.failed.extxyz", ":")
+    assert [atoms.info["step"] for atoms in last] == [18, 19, 20, 21, 22]
+    assert np.isfinite(last[-1].get_forces()).all()
+
+
+# ---------------------------------------------------------------- what a user gets wrong
+
+
+def test_an_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    simulate(lennard_jones(), argon(), INTEGRATORS[0], n_steps=5, path=path, **SETTINGS)
+    before = path.read_bytes(), restart_path(path).read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        simulate(lennard_jones(), argon(), INTEGRATORS[0], n_steps=5, path=path, **SETTINGS)
+    assert before == (path.read_bytes(), restart_path(path).read_bytes())
+    simulate(lennard_jones(), argon(), INTEGRATORS[0], n_steps=10, path=path, overwrite=True, **SETTINGS)
+    with Trajectory.open(path) as read:
+        assert read.n_frames == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"integrator": NoseHoover(2.0, 90.0)}, "integrator.timestep_fs is 2.0, but was 4.0"),
+        ({"integrator": Langevin(4.0, 90.0)}, "integrator.name"),
+        ({"potential": lennard_jones(0.0104)}, "epsilon"),
+        ({"seed": 4}, "seed is 4"),
+        ({"every": 4}, "every is 4"),
+        ({"system": argon(1)}, "elements"),
+    ],
+)
+def test_a_different_run_is_not_resumed(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    run = {
+        "potential": lennard_jones(),
+        "system": argon(),
+        "integrator": NoseHoover(4.0, 90.0),
+        "path": tmp_path / "a.h5",
+        **SETTINGS,
+    }
+    simulate(n_steps=10, **run)
+    before = (tmp_path / "a.h5").read_bytes()
+    with pytest.raises(UserError, match=message):
+        simulate(n_steps=20, resume=True, **{**run, **change})
+    assert (tmp_path / "a.h5").read_bytes() == before
+
+
+def test_a_damaged_or_missing_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = {"n_steps": 10, "path": tmp_path / "a.h5", **SETTINGS}
+    with pytest.raises(UserError, match="nothing to resume"):
+        simulate(lennard_jones(), argon(), INTEGRATORS[0], resume=True, **run)
+    simulate(lennard_jones(), argon(), INTEGRATORS[0], **run)
+    whole = restart_path(tmp_path / "a.h5").read_bytes()
+    restart_path(tmp_path / "a.h5").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="checkpoint cannot be read"):
+        simulate(lennard_jones(), argon(), INTEGRATORS[0], resume=True, **run)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: VelocityVerlet(0.0), "timestep_fs"),
+        (lambda: VelocityVerlet(float("nan")), "timestep_fs"),
+        (lambda: Langevin(1.0, -3.0), "temperature_K"),
+        (lambda: Langevin(1.0, 300.0, friction_per_ps=0.0), "friction_per_ps"),
+        (lambda: NoseHoover(1.0, 300.0, time_constant_fs=-1.0), "time_constant_fs"),
+        (lambda: NoseHoover(1.0, 300.0, chain_length=0), "chain_length"),
+        (lambda: NoseHoover(1.0, 300.0, yoshida_suzuki=2), "yoshida_suzuki"),
+        (lambda: simulate(lennard_jones(), argon(), VelocityVerlet(1.0), n_steps=1), "no velocities"),
+        (lambda: simulate(lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=-1), "n_steps"),
+        (lambda: simulate(lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, every=0), "every"),
+        (lambda: simulate(lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, skin_A=-1.0), "skin"),
+        (
+            lambda: simulate(
+                lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, initial_temperature_K=-1.0
+            ),
+            "initial temperature",
+        ),
+        (
+            lambda: simulate(
+                lennard_jones(),
+                replace(argon(), cell=torch.zeros(1, 3, 3, dtype=torch.float64)),
+                Langevin(1.0, 90.0),
+                n_steps=1,
+            ),
+            "cell",
+        ),
+        (
+            lambda: simulate(
+                lennard_jones(),
+                System.from_ase(ase.Atoms("Ar", [[0, 0, 0]])),
+                Langevin(1.0, 90.0),
+                n_steps=1,
+            ),
+            "nothing can move",
+        ),
+        (
+            lambda: simulate(
+                lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, path="/nonexistent/a.h5"
+            ),
+            "no such folder",
+        ),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(make, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_velocities_are_kept_drawn_or_zero_as_asked() -> None:
+    def start(system: System, integrator: Integrator, kelvin: float | None) -> State:
+        return simulate(
+            lennard_jones(), system, integrator, n_steps=0, initial_temperature_K=kelvin, status=False
+        ).state
+
+    own = replace(argon(), velocities=torch.randn(32, 3, dtype=torch.float64) * 1e-3)
+    own = replace(own, velocities=own.velocities - own.velocities.mean(dim=0))
+    torch.testing.assert_close(start(own, Langevin(1.0, 90.0), None).velocities, own.velocities)
+    assert not start(own, Langevin(1.0, 90.0), 0.0).velocities.any()
+    assert start(argon(), Langevin(1.0, 90.0), None).velocities.any()
+
+
+# ---------------------------------------------------------------- warnings and status
+
+
+def known_argon() -> LennardJones:
+    """Lennard-Jones that says it was trained on a cold, dilute crystal."""
+    potential, system = lennard_jones(), argon()
+    potential.domain = domain_of(
+        system, build_graph(system, neighbors_for(system, potential.request), potential.request)
+    )
+    return potential
+
+
+def test_leaving_the_training_domain_is_warned_of_once_and_counted() -> None:
+    potential = known_argon()
+    system = argon()
+    denser = replace(system, positions=0.93 * system.positions, cell=0.93 * system.cell)
+    result = simulate(potential, denser, Langevin(4.0, 90.0), n_steps=20, every=5, status=False)
+    assert len(result.warnings) == 2
+    assert any("density" in sentence for sentence in result.warnings)
+    assert any("Ar-Ar distance" in sentence for sentence in result.warnings)
+    assert max(result.warning_counts.values()) == 5
+    assert simulate(potential, system, Langevin(4.0, 1.0), n_steps=20, every=5, status=False).warnings == []
+
+
+def test_an_unknown_element_is_refused() -> None:
+    neon = replace(argon(), atomic_numbers=torch.full((32,), 10))
+    with pytest.raises(UserError, match="never saw the element Ne"):
+        simulate(known_argon(), neon, Langevin(1.0, 90.0), n_steps=1, status=False)
+
+
+def test_status_and_warnings_go_to_stderr_only(capfd: pytest.CaptureFixture[str]) -> None:
+    system = argon()
+    denser = replace(system, positions=0.93 * system.positions, cell=0.93 * system.cell)
+    simulate(known_argon(), denser, Langevin(4.0, 90.0), n_steps=20, every=5)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "step 20/20" in shown.err
+    assert "ns/day" in shown.err
+    assert "density" in shown.err
+
+
+def test_the_live_status_shows_step_time_temperature_energy_speed_and_time_left() -> None:
+    console = Console(force_terminal=True, width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    integrator = Langevin(4.0, 90.0)
+    status = StatusReporter(integrator, 10, console=console, seconds=0.0)
+    simulate(lennard_jones(), argon(), integrator, n_steps=10, status=False, reporters=[status])
+    text = console.export_text()
+    for word in ("step 10/10", "0.040 ps", " K ", " eV ", "ns/day", "left"):
+        assert word in text
+    console.file.close()
+
+
+def test_the_result_tells_speed_temperature_and_net_force() -> None:
+    result = simulate(lennard_jones(), argon(), Langevin(4.0, 90.0, 20.0), n_steps=300, status=False)
+    assert result.n_steps == 300
+    assert result.ns_per_day == pytest.approx(300 * 4e-6 / result.wall_s * 86400)
+    assert 60.0 < result.mean_temperature_K < 110.0
+    assert result.mean_net_force_eV_per_A < 1e-12
+    assert result.path is None
+
+
+def test_a_batch_runs_without_a_file_and_is_refused_one(tmp_path: Path) -> None:
+    from kinetograph.system import batch
+
+    two = batch([argon(), argon(1)])
+    result = simulate(lennard_jones(), two, NoseHoover(4.0, [90.0, 60.0]), n_steps=5, status=False)
+    assert result.state.chain_positions.shape == (2, 3)
+    with pytest.raises(UserError, match="one structure"):
+        simulate(lennard_jones(), two, NoseHoover(4.0, 90.0), n_steps=5, path=tmp_path / "a.h5", status=False)
+
+
+def test_the_loop_costs_little_beside_the_forces() -> None:
+    class Nothing(Potential):
+        def __init__(self) -> None:
+            super().__init__()
+            self.request = lennard_jones().request
+
+        def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+            return Prediction(forces=torch.zeros_like(system.positions), conservative=False)
+
+    system = argon(4)
+    fastest = float("inf")
+    for _ in range(5):
+        started = time.process_time()
+        simulate(
+            Nothing(), system, NoseHoover(1.0, 90.0), n_steps=300, initial_temperature_K=0.0, status=False
+        )
+        fastest = min(fastest, (time.process_time() - started) / 300)
+    assert fastest < 1e-3  # measured 0.17 ms; the margin is for busy machines

@@ -1,0 +1,161 @@
+"""The ASE calculator: the same numbers, and ASE's dynamics and optimisers run with it."""
+
+from __future__ import annotations
+
+import warnings
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.lj import LennardJones as AseLennardJones
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS, FIRE
+
+from kinetograph import units
+from kinetograph.engines.ase import KinetographCalculator
+from kinetograph.errors import UserError
+from kinetograph.graph import Graph
+from kinetograph.models.classical import Harmonic, LennardJones
+from kinetograph.potential import DirectPotential
+from kinetograph.training_domain import TrainingDomain
+
+
+def lennard_jones(truncation: str = "switch") -> LennardJones:
+    return LennardJones(epsilon=0.0103, sigma=3.4, cutoff=8.0, truncation=truncation, switch_start=6.5)
+
+
+def argon() -> ase.Atoms:
+    atoms = bulk("Ar", "fcc", 5.3, cubic=True) * (2, 2, 2)
+    atoms.rattle(0.15, seed=2)
+    return atoms
+
+
+class ForcesOnly(DirectPotential):
+    """The forces of Lennard-Jones, without their energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = lennard_jones()
+        self.request = self.inner.request
+
+    def graph_forces(self, graph: Graph) -> torch.Tensor:
+        with torch.enable_grad():
+            vectors = graph.edge_vectors.detach().requires_grad_(True)
+            energy = 0.5 * self.inner.pair_energy(vectors.norm(dim=1)).sum()
+            (slope,) = torch.autograd.grad(energy, vectors)
+        return 2.0 * torch.zeros(graph.n_atoms, 3, dtype=slope.dtype).index_add(0, graph.center, slope)
+
+
+def test_energy_forces_and_stress_are_those_of_ase_on_a_triclinic_cell() -> None:
+    atoms = argon()
+    atoms.set_cell(atoms.cell.array @ np.array([[1, 0.1, 0], [0, 1, 0.05], [-0.05, 0, 1.02]]), True)
+    atoms.calc = AseLennardJones(epsilon=0.0103, sigma=3.4, rc=8.0, smooth=False)
+    expected = {
+        "energy": atoms.get_potential_energy(),
+        "energies": atoms.get_potential_energies(),
+        "forces": atoms.get_forces(),
+        "stress": atoms.get_stress(),
+    }
+    atoms.calc = KinetographCalculator(lennard_jones("shift"))
+    assert atoms.get_potential_energy() == pytest.approx(expected["energy"], rel=1e-12)
+    np.testing.assert_allclose(atoms.get_potential_energies(), expected["energies"], rtol=1e-10)
+    np.testing.assert_allclose(atoms.get_forces(), expected["forces"], atol=1e-12)
+    np.testing.assert_allclose(atoms.get_stress(), expected["stress"], atol=1e-13)
+
+
+def test_velocity_verlet_of_ase_conserves_energy_and_reuses_the_list() -> None:
+    atoms = argon()
+    atoms.calc = KinetographCalculator(lennard_jones(), skin_A=1.0)
+    start = atoms.get_potential_energy()
+    lists = set()
+    dynamics = VelocityVerlet(atoms, timestep=4.0 * ase.units.fs)
+    dynamics.attach(lambda: lists.add(id(atoms.calc._neighbors.center)), 1)
+    kept = [atoms.calc._neighbors]
+    dynamics.attach(lambda: kept.append(atoms.calc._neighbors), 1)  # keeps ids from being used again
+    dynamics.run(60)
+    assert atoms.get_kinetic_energy() > 0.1 * 32 * 0.0103 * 0.1
+    assert abs(atoms.get_total_energy() - start) < 1e-4
+    assert len(lists) < 10
+
+
+@pytest.mark.parametrize("optimiser", [FIRE, BFGS])
+def test_optimisers_relax_with_an_energy(optimiser: type) -> None:
+    atoms = argon()
+    atoms.calc = KinetographCalculator(lennard_jones())
+    assert optimiser(atoms, logfile=None).run(fmax=1e-3, steps=300)
+    assert np.abs(atoms.get_forces()).max() < 1e-3
+
+
+@pytest.mark.parametrize("optimiser", [FIRE, BFGS])
+def test_optimisers_relax_with_forces_alone_and_the_missing_energy_is_nan(optimiser: type) -> None:
+    atoms = argon()
+    atoms.calc = KinetographCalculator(ForcesOnly())
+    with pytest.warns(UserWarning, match="gives forces only"):
+        assert optimiser(atoms, logfile=None).run(fmax=1e-3, steps=300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.isnan(atoms.get_potential_energy())
+
+
+def test_what_a_potential_does_not_give_is_said() -> None:
+    atoms = argon()
+    atoms.calc = KinetographCalculator(ForcesOnly(), missing_energy="error")
+    assert atoms.calc.implemented_properties == ["forces"]
+    assert atoms.get_forces().shape == (32, 3)
+    with pytest.raises(PropertyNotImplementedError, match="gives forces only, no energy"):
+        atoms.get_potential_energy()
+    with pytest.raises(PropertyNotImplementedError, match="gives forces only, no stress"):
+        atoms.get_stress()
+    with pytest.raises(PropertyNotImplementedError, match="no dipole"):
+        atoms.get_dipole_moment()
+
+
+def test_bonds_are_found_once_and_stay() -> None:
+    atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.75]])
+    atoms.calc = KinetographCalculator(Harmonic(stiffness=10.0, length=0.75, cutoff=4.0))
+    assert np.abs(atoms.get_forces()).max() < 1e-12
+    atoms.positions[1, 2] = 1.75  # far beyond a bond: the spring still pulls
+    np.testing.assert_allclose(atoms.get_forces()[1, 2], -10.0)
+
+
+def test_other_atoms_get_a_list_of_their_own() -> None:
+    calculator = KinetographCalculator(lennard_jones())
+    small, large = bulk("Ar", "fcc", 5.3, cubic=True), argon()
+    alone = KinetographCalculator(lennard_jones())
+    for atoms in (small, large, small):
+        expected = atoms.copy()
+        expected.calc = alone
+        alone.reset()
+        atoms.calc = calculator
+        assert atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy(), rel=1e-12)
+
+
+def test_an_element_that_the_model_never_saw_is_refused() -> None:
+    potential = lennard_jones()
+    potential.domain = TrainingDomain(elements=(18,), density=None, shortest_A={})
+    neon = argon()
+    neon.numbers[0] = 10
+    neon.calc = KinetographCalculator(potential)
+    with pytest.raises(UserError, match="Ne"):
+        neon.get_forces()
+
+
+def test_one_path_with_our_own_dynamics() -> None:
+    """ASE's velocity Verlet and ours make the same trajectory."""
+    from kinetograph.dynamics import VelocityVerlet as OurVerlet
+    from kinetograph.dynamics import simulate
+    from kinetograph.system import System
+
+    atoms = argon()
+    atoms.set_velocities(np.random.default_rng(1).normal(size=(32, 3)) * 0.01)
+    momentum = atoms.get_momenta().sum(axis=0)
+    atoms.set_momenta(atoms.get_momenta() - momentum / len(atoms))
+    system = System.from_ase(atoms)
+    ours = simulate(lennard_jones(), system, OurVerlet(2.0), n_steps=50, status=False)
+    atoms.calc = KinetographCalculator(lennard_jones())
+    # our femtosecond in ASE's units, by CODATA 2018 as ours (ASE's own table is older)
+    VelocityVerlet(atoms, timestep=2.0 / units.ASE_TIME_IN_FS).run(50)
+    np.testing.assert_allclose(atoms.positions, ours.state.positions.numpy(), atol=1e-9)

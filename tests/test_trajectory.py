@@ -1,0 +1,314 @@
+"""Trajectories: what is written is read back, by us and by MDAnalysis, whatever happens to the writer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from kinetograph import units
+from kinetograph.errors import UserError
+from kinetograph.trajectory import Frame, Trajectory, TrajectoryWriter
+
+N_ATOMS = 7
+CELL = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [1.0, -1.5, 7.0]])
+
+
+def frame(number: int, *, full: bool = True) -> Frame:
+    rng = np.random.default_rng(number)
+    positions = rng.normal(size=(N_ATOMS, 3)) * 20.0
+    if not full:
+        return Frame(step=10 * number, time_fs=5.0 * number, positions=positions, cell=CELL)
+    return Frame(
+        step=10 * number,
+        time_fs=5.0 * number,
+        positions=positions,
+        cell=CELL * (1.0 + 0.01 * number),
+        velocities=rng.normal(size=(N_ATOMS, 3)) * 0.01,
+        forces=rng.normal(size=(N_ATOMS, 3)),
+        potential_energy=-1.0 * number,
+        kinetic_energy=2.0 * number,
+        temperature=100.0 + number,
+        conserved=3.0 * number,
+    )
+
+
+def writer(path: Path, **options: object) -> TrajectoryWriter:
+    settings = {
+        "pbc": np.array([True, True, True]),
+        "bonds": np.array([[0, 1], [2, 3]]),
+        "frames_per_flush": 4,
+    }
+    return TrajectoryWriter(
+        path,
+        atomic_numbers=np.array([8, 1, 1, 6, 18, 18, 79]),
+        masses=np.array([16.0, 1.0, 2.0, 12.0, 40.0, 40.0, 197.0]),
+        metadata={"made": "here", "Å": [1, 2.5]},
+        **{**settings, **options},
+    )
+
+
+def write(path: Path, n_frames: int, **options: object) -> list[Frame]:
+    frames = [frame(number) for number in range(n_frames)]
+    with writer(path, **options) as out:
+        for one in frames:
+            out.append(one)
+    return frames
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    frames = write(tmp_path / "a.h5", 11)
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 11
+        assert read.n_atoms == N_ATOMS
+        assert read.steps.tolist() == [f.step for f in frames]
+        assert read.times_fs.tolist() == [f.time_fs for f in frames]
+        assert read.atomic_numbers.tolist() == [8, 1, 1, 6, 18, 18, 79]
+        assert read.masses[-1] == 197.0
+        assert read.pbc.all()
+        assert read.bonds.tolist() == [[0, 1], [2, 3]]
+        assert read.metadata == {"made": "here", "Å": [1, 2.5]}
+        np.testing.assert_array_equal(read.cells, [f.cell for f in frames])
+        # stored in single precision
+        np.testing.assert_allclose(read.positions(), [f.positions for f in frames], rtol=1e-7)
+        np.testing.assert_allclose(read.velocities(), [f.velocities for f in frames], rtol=1e-7)
+        np.testing.assert_allclose(read.forces(), [f.forces for f in frames], rtol=2e-7)
+        assert set(read.observables) == {
+            "potential_energy_eV",
+            "kinetic_energy_eV",
+            "temperature_K",
+            "conserved_eV",
+        }
+        assert read.observables["temperature_K"].tolist() == [f.temperature for f in frames]
+
+
+@pytest.mark.parametrize(
+    "index", [slice(2, 9, 3), slice(None, None, -2), slice(8, 2), -1, [5, 1, 1], np.array([3])]
+)
+def test_frames_are_chosen_as_in_numpy(tmp_path: Path, index: object) -> None:
+    write(tmp_path / "a.h5", 10)
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        np.testing.assert_array_equal(read.positions(index), read.positions()[index])
+
+
+def test_a_frame_is_an_atoms_object_with_momenta_forces_and_energy(tmp_path: Path) -> None:
+    frames = write(tmp_path / "a.h5", 3)
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        atoms = read.frame(-1)
+        with pytest.raises(IndexError):
+            read.frame(3)
+    np.testing.assert_allclose(atoms.get_velocities() / units.ASE_TIME_IN_FS, frames[2].velocities, rtol=1e-7)
+    np.testing.assert_allclose(atoms.get_forces(), frames[2].forces, rtol=2e-7)
+    assert atoms.get_potential_energy() == -2.0
+    assert atoms.info["step"] == 20
+    np.testing.assert_array_equal(atoms.cell.array, frames[2].cell)
+
+
+def test_what_a_run_does_not_have_is_none(tmp_path: Path) -> None:
+    with writer(tmp_path / "a.h5", pbc=np.zeros(3, dtype=bool), bonds=None) as out:
+        out.append(frame(0, full=False))
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.velocities() is None
+        assert read.forces() is None
+        assert read.bonds is None
+        assert read.observables == {}
+        np.testing.assert_array_equal(read.cells, np.zeros((1, 3, 3)))
+
+
+def test_mdanalysis_sees_the_same(tmp_path: Path) -> None:
+    mda = pytest.importorskip("MDAnalysis")
+    from MDAnalysis.lib.mdamath import triclinic_vectors
+
+    frames = write(tmp_path / "a.h5", 5)
+    universe = mda.Universe.empty(N_ATOMS, trajectory=True)
+    universe.load_new(str(tmp_path / "a.h5"), format="H5MD")
+    assert universe.trajectory.n_frames == 5
+    for one, seen in zip(frames, universe.trajectory, strict=True):
+        assert seen.time == pytest.approx(one.time_fs / units.PS_IN_FS)
+        assert seen.data["step"] == one.step
+        np.testing.assert_allclose(seen.positions, one.positions, rtol=1e-6)
+        np.testing.assert_allclose(seen.velocities * 1e-3, one.velocities, rtol=1e-6)  # from Å/ps
+        np.testing.assert_allclose(seen.forces, one.forces * units.EV_IN_KJ_PER_MOL, rtol=1e-6)
+        # MDAnalysis keeps lengths and angles: compare what a rotation leaves
+        box = triclinic_vectors(seen.dimensions)
+        np.testing.assert_allclose(box @ box.T, one.cell @ one.cell.T, rtol=1e-5, atol=1e-4)
+        assert seen.data["temperature_K"] == one.temperature
+
+
+def test_resuming_drops_later_frames_and_goes_on(tmp_path: Path) -> None:
+    frames = write(tmp_path / "a.h5", 10)
+    write(tmp_path / "whole.h5", 12)
+    with TrajectoryWriter.resume(tmp_path / "a.h5", after_step=55) as out:
+        for number in range(6, 12):
+            out.append(frame(number))
+    with Trajectory.open(tmp_path / "a.h5") as read, Trajectory.open(tmp_path / "whole.h5") as whole:
+        np.testing.assert_array_equal(read.steps, whole.steps)
+        np.testing.assert_array_equal(read.positions(), whole.positions())
+        np.testing.assert_array_equal(read.forces(), whole.forces())
+        np.testing.assert_array_equal(read.cells, whole.cells)
+        assert read.metadata == whole.metadata
+        assert read.observables["conserved_eV"].tolist() == whole.observables["conserved_eV"].tolist()
+    assert frames[0].step == 0
+
+
+def test_a_file_without_frames_yet_opens_and_resumes(tmp_path: Path) -> None:
+    writer(tmp_path / "a.h5")
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 0
+        assert read.positions().shape == (0, N_ATOMS, 3)
+    with TrajectoryWriter.resume(tmp_path / "a.h5", after_step=0) as out:
+        out.append(frame(1))
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.steps.tolist() == [10]
+
+
+def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5", 3)
+    with pytest.raises(UserError, match="exists already"):
+        writer(tmp_path / "a.h5")
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 3
+    writer(tmp_path / "a.h5", overwrite=True)
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 0
+
+
+def test_a_missing_foreign_or_truncated_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such trajectory"):
+        Trajectory.open(tmp_path / "none.h5")
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(UserError, match="no H5MD file"):
+        Trajectory.open(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["x"] = 1
+    with pytest.raises(UserError, match="not an H5MD"):
+        Trajectory.open(tmp_path / "other.h5")
+    write(tmp_path / "a.h5", 200)
+    whole = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError):
+        Trajectory.open(tmp_path / "cut.h5")
+
+
+def test_frames_out_of_order_or_of_another_shape_are_refused(tmp_path: Path) -> None:
+    with writer(tmp_path / "a.h5") as out:
+        out.append(frame(2))
+        with pytest.raises(ValueError, match="does not come after"):
+            out.append(frame(1))
+        with pytest.raises(ValueError, match="shape"):
+            out.append(Frame(step=99, time_fs=1.0, positions=np.zeros((3, 3)), cell=CELL))
+
+
+def test_the_file_can_be_read_while_it_grows_and_a_reader_does_not_stop_the_writer(tmp_path: Path) -> None:
+    out = writer(tmp_path / "a.h5", frames_per_flush=1)
+    out.append(frame(0))
+    with h5py.File(tmp_path / "a.h5", "r"):  # holds HDF5's lock, as MDAnalysis does
+        out.append(frame(1))
+    with Trajectory.open(tmp_path / "a.h5") as early:
+        out.append(frame(2))
+        assert early.n_frames == 2
+        assert early.positions(1).shape == (N_ATOMS, 3)
+    with Trajectory.open(tmp_path / "a.h5") as late:
+        assert late.n_frames == 3
+
+
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import kinetograph.trajectory as t
+from test_trajectory_child import frame, writer
+
+{body}
+"""
+
+
+def run_child(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "test_trajectory_child.py").write_text(Path(__file__).read_text())
+    script = CHILD.format(folder=str(tmp_path), body=body)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+
+
+@pytest.mark.parametrize("writes_before_the_kill", [1, 4, 10, 11])
+def test_a_writer_killed_in_the_middle_of_an_append_leaves_what_was_there(
+    tmp_path: Path, writes_before_the_kill: int
+) -> None:
+    body = f"""
+out = writer("a.h5", frames_per_flush=3)
+for number in range(6):
+    out.append(frame(number))
+real, count = t._extend, 0
+def killing(dataset, n_before, values):
+    global count
+    real(dataset, n_before, values)
+    count += 1
+    if count == {writes_before_the_kill}:
+        os.kill(os.getpid(), signal.SIGKILL)
+t._extend = killing
+for number in range(6, 12):
+    out.append(frame(number))
+"""
+    assert run_child(tmp_path, body).returncode == -9
+    write(tmp_path / "whole.h5", 12)
+    path = tmp_path / "a.h5"
+    with Trajectory.open(path) as read, Trajectory.open(tmp_path / "whole.h5") as whole:
+        assert read.is_damaged
+        assert read.n_frames in (6, 9)
+        np.testing.assert_array_equal(read.positions(), whole.positions(slice(read.n_frames)))
+        n_read = read.n_frames
+    with TrajectoryWriter.resume(path, after_step=10 * (n_read - 1)) as out:
+        for number in range(n_read, 12):
+            out.append(frame(number))
+    with Trajectory.open(path) as read, Trajectory.open(tmp_path / "whole.h5") as whole:
+        assert not read.is_damaged
+        np.testing.assert_array_equal(read.steps, whole.steps)
+        np.testing.assert_array_equal(read.positions(), whole.positions())
+        np.testing.assert_array_equal(read.forces(), whole.forces())
+
+
+def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path) -> None:
+    """A limit on the size of a file makes writes fail as a full disk does."""
+    body = """
+import resource
+out = writer("a.h5", frames_per_flush=5)
+try:
+    for number in range(100000):
+        if number == 50:
+            size = os.path.getsize("a.h5")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 60000, size + 60000))
+        out.append(frame(number))
+except Exception as error:
+    print(type(error).__name__, out._n_written)
+    print(error)
+"""
+    child = run_child(tmp_path, body)
+    name, n_written = child.stdout.split()[:2]
+    assert name == "UserError", child.stdout + child.stderr
+    assert "cannot be written" in child.stdout
+    assert int(n_written) >= 50
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames >= int(n_written)
+        np.testing.assert_allclose(read.positions(49), frame(49).positions, rtol=1e-7)
+
+
+def test_a_disk_without_space_is_refused_before_the_file_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    out = writer(tmp_path / "a.h5", frames_per_flush=2)
+    out.append(frame(0))
+    out.append(frame(1))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1, 1, 1000))
+    out.append(frame(2))
+    with pytest.raises(UserError, match="No space left"):
+        out.append(frame(3))
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert not read.is_damaged
+        assert read.n_frames == 2
