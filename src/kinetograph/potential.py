@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -165,7 +166,18 @@ class DirectModel(DirectPotential):
         self.model = model
         self.request = model.request
         self.register_buffer("force_scale", torch.tensor(1.0))
+        self._run: Callable[[Graph], Tensor] = self._plain
 
     def graph_forces(self, graph: Graph) -> Tensor:
+        return self._run(graph)
+
+    def _plain(self, graph: Graph) -> Tensor:
         forces: Tensor = self.model.head(self.model(graph), graph)
         return forces * self.force_scale
+
+    def use_compiler(self) -> None:
+        """Run from now on through ``torch.compile``, for any number of atoms and edges.
+
+        The first call takes about half a minute; forces change by rounding only.
+        """
+        self._run = torch.compile(self._plain, dynamic=True)

@@ -50,7 +50,8 @@ Array = np.ndarray[Any, Any]
 FILE_FORMAT = ("v110", "v110")  # HDF5 of 2016: the oldest format with single-writer mode
 CHUNK_BYTES = 128 * 1024
 BUFFER_BYTES = 64 * 1024 * 1024
-DISK_MARGIN_BYTES = 1024 * 1024
+MARGIN_BYTES = 1024 * 1024
+SLACK_BYTES = 4096  # that HDF5 may have set aside but not yet written
 NO_STEP = -1
 
 VECTOR_ELEMENTS = {  # name in the file: (unit, factor from our units)
@@ -205,7 +206,7 @@ class TrajectoryWriter:
         if not frames:
             return
         with _write_errors(self.path):
-            _require_space(self.path, frames)
+            _reserve_space(self.path, frames)
             if self._n_written == 0:
                 _write_new(self.path, self._head, frames)
             else:
@@ -277,19 +278,18 @@ class Trajectory:
         path = Path(path)
         if not path.is_file():
             raise UserError("there is no such trajectory file", where=str(path))
-        damaged = False
-        # No locks: a reader must not stop the run that writes.
+        damaged = _is_marked_as_being_written(path)
+        options: dict[str, Any] = {"libver": FILE_FORMAT, "swmr": True} if damaged else {}
         try:
-            file = h5py.File(path, "r", locking=False)
-        except OSError:
-            damaged = True
-            try:
-                file = h5py.File(path, "r", libver=FILE_FORMAT, swmr=True, locking=False)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"the trajectory cannot be read: it is truncated, damaged or no H5MD file ({error})",
-                    where=str(path),
-                ) from error
+            try:  # no locks: a reader must not stop the run that writes
+                file = h5py.File(path, "r", locking=False, **options)
+            except OSError:  # open elsewhere in this process, with locks
+                file = h5py.File(path, "r", **options)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the trajectory cannot be read: it is truncated, damaged or no H5MD file ({error})",
+                where=str(path),
+            ) from error
         try:
             if "h5md" not in file or "particles/trajectory" not in file:
                 raise UserError("the file is HDF5 but not an H5MD trajectory", where=str(path))
@@ -592,6 +592,23 @@ def _frame_at(trajectory: Trajectory, index: int) -> Frame:
     )
 
 
+def _is_marked_as_being_written(path: Path) -> bool:
+    """Whether HDF5's superblock has the marks of an open writer (its file format specification, II.A).
+
+    Raises:
+        UserError: it has, but much of the file is missing: HDF5 would wait for it for ever.
+    """
+    with path.open("rb") as file:
+        superblock = file.read(36)
+    if len(superblock) < 36 or superblock[:8] != b"\x89HDF\r\n\x1a\n" or superblock[8] < 3:
+        return False
+    marked = superblock[11] & 0b101 != 0
+    known_size = int.from_bytes(superblock[28:36], "little")
+    if marked and path.stat().st_size + SLACK_BYTES < known_size:
+        raise UserError("the trajectory is truncated", where=str(path))
+    return marked
+
+
 def _fixed(element: h5py.Dataset | h5py.Group) -> Array:
     """A time-independent element; of a time-dependent one, its first value."""
     values: Array = element[()] if isinstance(element, h5py.Dataset) else element["value"][0]
@@ -606,15 +623,24 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _require_space(path: Path, frames: list[Frame]) -> None:
-    """Refuse before the file is touched when a batch would not fit on the disk."""
-    needed = len(frames) * 3 * frames[0].positions.nbytes + DISK_MARGIN_BYTES
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{os.strerror(errno.ENOSPC)}: {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB needed",
-        )
+def _reserve_space(path: Path, frames: list[Frame]) -> None:
+    """Set aside what a batch needs before HDF5 touches the file; it gives back what is left over.
+
+    Where the system cannot set space aside, look whether there is enough.
+    """
+    per_element = frames[0].positions.nbytes // 2  # single precision
+    needed = len(VECTOR_ELEMENTS) * (len(frames) * per_element + max(per_element, CHUNK_BYTES)) + MARGIN_BYTES
+    if not hasattr(os, "posix_fallocate"):
+        if shutil.disk_usage(path.parent).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), size, needed)
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
 
 
 @contextmanager

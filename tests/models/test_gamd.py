@@ -296,3 +296,11 @@ def test_argon_preset_on_a_crystal_gives_finite_forces() -> None:
         atoms = bulk("Ar", "fcc", 5.3, cubic=True)
         atoms.rattle(0.1, seed=0)
         assert np.isfinite(forces_of(potential, atoms)).all(), name
+
+
+@pytest.mark.slow  # half a minute of compilation
+def test_compiled_forces_equal_plain_ones_for_any_size() -> None:
+    plain, compiled = model("covariant"), model("covariant")
+    compiled.use_compiler()
+    for atoms in (crystal(), crystal() * (1, 2, 1), molecule("CH3CH2OH")):
+        np.testing.assert_allclose(forces_of(compiled, atoms), forces_of(plain, atoms), atol=1e-10)

@@ -10,7 +10,6 @@ import typer
 
 if TYPE_CHECKING:
     from kinetograph.dynamics import Integrator
-    from kinetograph.potential import Potential
 
 
 class Ensemble(StrEnum):
@@ -52,6 +51,9 @@ def md(
     skin: Annotated[
         float, typer.Option("--skin-A", help="Reach of the neighbour list beyond the cutoff, Å.")
     ] = 1.0,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first (needs a C++ compiler): faster on long runs.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="One seed, one trajectory.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the trajectory from its checkpoint.")
@@ -72,7 +74,9 @@ def md(
     from kinetograph.errors import UserError
     from kinetograph.system import System
 
-    potential: Potential = model_file.load(model)
+    potential = model_file.load(model)
+    if compiled:
+        potential.use_compiler()
     structures = read_structures(start)
     if not -len(structures) <= frame < len(structures):
         raise UserError(f"there is no frame {frame}; the file has {len(structures)}", where=str(start))

@@ -61,6 +61,7 @@ from kinetograph.potential import Potential
 from kinetograph.system import System
 
 Number = TypeVar("Number", float, Tensor)
+LARGEST_EXPONENT = 709.0
 
 # Suzuki, Phys. Lett. A 165, 387 (1992); Yoshida, Phys. Lett. A 150, 262 (1990), solution A.
 _CUBE_ROOT_2, _CUBE_ROOT_4 = 2.0 ** (1.0 / 3.0), 4.0 ** (1.0 / 3.0)
@@ -168,7 +169,7 @@ class NoseHoover:
                 n_f,
                 self._inertias(kt, n_f),
                 times,
-                math.exp,
+                _exp,
             )
             scale = kinetic.new_tensor([one_scale])
             positions, velocities = kinetic.new_tensor([xi]), kinetic.new_tensor([v])
@@ -243,6 +244,11 @@ def propagate_chain(
             damping = exp(v[j + 1] * (-0.25 * h)) if j < last else 1.0
             v[j] = (v[j] * damping + drive / q[j] * (0.5 * h)) * damping
     return scale, xi, v
+
+
+def _exp(x: float) -> float:
+    """``math.exp`` that overflows to infinity: a run that goes wrong is stopped by the loop, not here."""
+    return math.exp(x) if x < LARGEST_EXPONENT else math.inf
 
 
 def _active(state: State) -> Tensor:
