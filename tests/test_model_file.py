@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from kinetograph import model_file
+from kinetograph.atomic_file import write_atomically
 from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
@@ -122,6 +123,6 @@ def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        model_file.write_atomically(saved, b"new")
+        write_atomically(saved, b"new")
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]

@@ -291,7 +291,7 @@ try:
     for number in range(100000):
         if number == 50:
             size = os.path.getsize("a.h5")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 3000000, size + 3000000))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1600000, size + 1600000))
         out.append(frame(number))
 except Exception as error:
     print(type(error).__name__, out._n_written)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from kinetograph.errors import UserError
 
@@ -28,3 +31,21 @@ def write_atomically(path: Path, content: bytes) -> None:
             where=str(path),
             mend="Free some space or choose another place.",
         ) from error
+
+
+def json_text(data: Any) -> str:
+    """Strict JSON, which knows no NaN: numbers that are not finite become ``null``."""
+    return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write strict JSON in one step; see :func:`json_text` and :func:`write_atomically`."""
+    write_atomically(path, json_text(data).encode())
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -7,7 +7,6 @@ with those.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from kinetograph import model_file
 from kinetograph.analysis import ForceErrors, analyze
+from kinetograph.atomic_file import write_json
 from kinetograph.config import check_config
 from kinetograph.data.frames import read_frames, read_structures
 from kinetograph.dynamics import NoseHoover, SimulationResult, simulate
@@ -89,7 +89,7 @@ def demo(
         potential = model_file.load(trained.model)
         frames = read_frames(data.test)
         errors = evaluate(potential, frames)
-        _write(
+        write_json(
             folder / "evaluation.json", {"model": "best.kg", "data": "data/test.extxyz", **errors.to_json()}
         )
     with _stage("4/5 molecular dynamics from the reference's own starting frames", say):
@@ -97,7 +97,7 @@ def demo(
     with _stage("5/5 analysis against the reference, and the page", say):
         summary = _compare(folder, data, runs, errors)
         summary["seconds"] = round(time.monotonic() - began, 1)
-        _write(folder / "summary.json", summary)
+        write_json(folder / "summary.json", summary)
         page = write_report(folder / "report.html", [read_run(folder)], overwrite=True)
     return DemoResult(page=Path(page), summary=summary)
 
@@ -165,7 +165,7 @@ def _compare(
         ]
         analysis = analyze(ours, reference)
         n_atoms = len(ours[0].atomic_numbers)
-    _write(folder / "analysis.json", analysis.to_json())
+    write_json(folder / "analysis.json", analysis.to_json())
     table = errors.to_json()
     names = (
         "force_mae_eV_per_A",
@@ -182,11 +182,6 @@ def _compare(
         "n_atoms": n_atoms,
         "warnings": [text for run in runs for text in run.warnings],
     }
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    text = json.dumps(data, indent=1, ensure_ascii=False)
-    model_file.write_atomically(path, (text + "\n").encode())
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from kinetograph.atomic_file import write_atomically as write_atomically
+from kinetograph.atomic_file import write_atomically
 from kinetograph.errors import UserError
 from kinetograph.models import build
 from kinetograph.potential import DirectModel

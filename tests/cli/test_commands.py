@@ -271,7 +271,7 @@ def test_md_refuses_impossible_settings(run: Run, argon_model: Path, tmp_path: P
 
 
 def _on_a_small_disk(folder: Path, kib: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a command with ``folder`` on a file system of so many KiB of its own, made in a private namespace."""
+    """Run a command with ``folder`` on a small file system of its own, in a private namespace."""
     script = 'mount -t tmpfs -o size="$1"k tmpfs "$2" && shift 2 && exec "$@"'
     command = ["unshare", "-rm", "sh", "-c", script, "sh", str(kib), str(folder), *map(str, words)]
     return subprocess.run(

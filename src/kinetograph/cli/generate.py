@@ -43,7 +43,7 @@ def argon(
         float | None, typer.Option("--box-A", help="Edge of the cube, Å; 27.27 for 258 atoms.")
     ] = None,
     density: Annotated[
-        float | None, typer.Option(help="Reduced density ρ* instead of the box, such as 0.8 for a liquid.")
+        float | None, typer.Option(help="Reduced density ρ* instead of the box: 0.8 is a liquid.")
     ] = None,
     trajectories: Trajectories = 8,
     frames: Frames = 100,
@@ -104,7 +104,9 @@ def water(
     ] = None,
     equilibration: Annotated[
         float | None,
-        typer.Option("--equilibration-ps", help="Before the first frame, ps; 20, and 5 from 1000 molecules on."),
+        typer.Option(
+            "--equilibration-ps", help="Before the first frame, ps; 20, or 5 from 1000 molecules on."
+        ),
     ] = None,
     reference: Reference = 10.0,
     reference_spacing: ReferenceSpacing = 20.0,

@@ -52,7 +52,8 @@ def md(
         float, typer.Option("--skin-A", help="Reach of the neighbour list beyond the cutoff, Å.")
     ] = 1.0,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the model first (needs a C++ compiler): faster on long runs.")
+        bool,
+        typer.Option("--compile", help="Compile the model first (takes a C++ compiler): for long runs."),
     ] = False,
     seed: Annotated[int, typer.Option(help="One seed, one trajectory.")] = 0,
     resume: Annotated[

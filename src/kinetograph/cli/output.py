@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kinetograph import atomic_file
+from kinetograph.atomic_file import json_text
 from kinetograph.errors import UserError
-from kinetograph.model_file import write_atomically
 
 err = Console(stderr=True, highlight=False)
 
@@ -30,12 +30,11 @@ def write_json(path: Path | None, data: Any) -> None:
     """Write data as JSON to a path, to stdout for ``-``, nowhere for ``None``."""
     if path is None:
         return
-    text = json.dumps(data, indent=1, ensure_ascii=False)
     if str(path) == "-":
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(json_text(data))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (text + "\n").encode())
+    atomic_file.write_json(path, data)
 
 
 def refuse_existing(*paths: Path, overwrite: bool) -> None:

@@ -49,6 +49,8 @@ def describe_potential(potential: Potential) -> dict[str, Any]:
     """Its classes, its plain settings, what it asks for, and a fingerprint of its weights."""
     settings = {}
     for name, module in potential.named_modules():
+        if type(module).__module__.startswith("torch."):
+            continue  # layers: the shapes of their weights tell
         plain = {
             key: value
             for key, value in vars(module).items()

@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kinetograph.atomic_file import write_atomically
 from kinetograph.errors import UserError
-from kinetograph.model_file import write_atomically
 from kinetograph.training.module import ForceTraining
 
 MONITOR = "valid_force_mae_eV_per_A"

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from kinetograph import model_file
+from kinetograph.atomic_file import write_atomically
 from kinetograph.data.dataset import ForceDataset, Sample, StepSampler, collate
 from kinetograph.data.frames import LabelledFrames, force_std, read_frames
 from kinetograph.errors import UserError
@@ -99,7 +100,7 @@ def train(
         )
 
     folder.mkdir(parents=True, exist_ok=True)
-    model_file.write_atomically(folder / "config.yaml", config.to_yaml().encode())
+    write_atomically(folder / "config.yaml", config.to_yaml().encode())
     run = RunFolder(folder, save_model, patience=config.training.early_stop_patience)
     callbacks: list[lightning.pytorch.Callback] = [run]
     if progress:
