@@ -14,7 +14,7 @@ ARCHITECTURES: dict[str, type[GAMD]] = {"gamd": GAMD}
 PRESETS: dict[str, dict[str, Any]] = {
     "gamd": {"architecture": "gamd", "form": "paper", "width": 128, "n_layers": 4},
     "gamd-code": {"architecture": "gamd", "form": "code", "width": 128, "n_layers": 4},
-    "gamd-covariant": {"architecture": "gamd", "form": "covariant", "width": 64, "n_layers": 4},
+    "gamd-covariant": {"architecture": "gamd", "form": "covariant", "width": 64, "n_layers": 3},
 }
 """Named sets of hyperparameters. Cutoff, elements and bond types belong to the data, not to a preset."""
 
