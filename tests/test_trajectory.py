@@ -286,7 +286,7 @@ def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path) -> None:
     """A limit on the size of a file makes writes fail as a full disk does."""
     body = """
 import resource
-out = writer("a.h5", frames_per_flush=5)
+out = writer("a.h5", frames_per_flush=50)
 try:
     for number in range(100000):
         if number == 50:

@@ -166,6 +166,7 @@ class DirectModel(DirectPotential):
         self.model = model
         self.request = model.request
         self.register_buffer("force_scale", torch.tensor(1.0))
+        self.compiled = False  # a plain attribute: a run that resumes asks whether it is as it was
         self._run: Callable[[Graph], Tensor] = self._plain
 
     def graph_forces(self, graph: Graph) -> Tensor:
@@ -180,4 +181,5 @@ class DirectModel(DirectPotential):
 
         The first call takes about half a minute; forces change by rounding only.
         """
+        self.compiled = True
         self._run = torch.compile(self._plain, dynamic=True)

@@ -143,5 +143,6 @@ def test_a_short_run_has_the_temperature_pressure_and_structure_of_openmm(fluid,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_long_run_has_the_temperature_pressure_and_structure_of_openmm(fluid, block_error) -> None:
-    compare_runs(fluid, block_error, n_side=4, n_steps=40000, equilibration=4000)
+    compare_runs(fluid, block_error, n_side=4, n_steps=20000, equilibration=2000)
