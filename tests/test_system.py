@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ase
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from ase.constraints import FixAtoms
 
 from kinetograph import units
 from kinetograph.errors import UserError
+from kinetograph.graph import GraphRequest, build_graph
+from kinetograph.neighbors import NeighborList
 from kinetograph.system import System, batch
 
 
@@ -18,15 +22,40 @@ def test_ase_round_trip_keeps_everything(rng: np.random.Generator) -> None:
     slab = fcc111("Cu", (2, 2, 3), vacuum=6.0)
     slab.set_momenta(rng.normal(size=(len(slab), 3)))
     slab.set_constraint(FixAtoms(indices=[0, 3]))
-    slab.info["bonds"] = np.array([[0, 1], [2, 5]])
+    slab.info.update(bonds=np.array([[0, 1], [2, 5]]), charge=-1, spin=2)
     (back,) = System.from_ase(slab).to_ase()
     assert (back.numbers == slab.numbers).all()
     np.testing.assert_allclose(back.positions, slab.positions, atol=1e-12)
     np.testing.assert_allclose(back.get_velocities(), slab.get_velocities(), rtol=1e-12)
     assert (back.pbc == slab.pbc).all()
-    np.testing.assert_allclose(back.cell[:2], slab.cell[:2])
+    assert slab.cell[2, 2] > 10.0
+    np.testing.assert_allclose(back.cell, slab.cell)  # the vacuum, though no period, is kept
     assert list(back.constraints[0].index) == [0, 3]
     assert back.info["bonds"].tolist() == [[0, 1], [2, 5]]
+    assert (back.info["charge"], back.info["spin"]) == (-1.0, 2)
+    without = System.from_ase([slab, fcc111("Cu", (2, 2, 3), vacuum=6.0)])
+    assert without.charge is None
+    assert without.spin is None
+
+
+@pytest.mark.parametrize("pbc", [(True, True, False), (False, True, False), (False, False, False)])
+def test_nothing_depends_on_the_vectors_of_directions_without_a_period(pbc: tuple[bool, ...]) -> None:
+    atoms = bulk("Cu", "fcc", 3.6, cubic=True)
+    atoms.rattle(0.1, seed=3)
+    atoms.pbc = pbc
+    other = atoms.copy()
+    for axis in range(3):
+        if not pbc[axis]:
+            other.cell[axis] = [0.7, 0.3, 2.0]  # short and askew
+    both = [System.from_ase(frame) for frame in (atoms, other)]
+    first, second = (NeighborList.build(system, 5.0) for system in both)
+    for name in ("center", "neighbor", "shift"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    assert not first.shift[:, ~both[0].pbc[0]].any()
+    request = GraphRequest(cutoff=5.0)
+    vectors = [build_graph(s, n, request).edge_vectors for s, n in zip(both, (first, second), strict=True)]
+    assert torch.equal(*vectors)
+    assert all(system.volume.isnan().all() for system in both)
 
 
 def test_velocity_unit_gives_ase_kinetic_energy(rng: np.random.Generator) -> None:
@@ -56,6 +85,24 @@ def test_batch_offsets_indices_of_later_systems() -> None:
     assert first.info["bonds"].tolist() == second.info["bonds"].tolist() == [[0, 1], [0, 2]]
 
 
+def test_atoms_fixed_in_one_part_stay_fixed_in_the_batch() -> None:
+    slab = fcc111("Cu", (1, 1, 2), vacuum=6.0)
+    free = System.from_ase(slab)
+    slab.set_constraint(FixAtoms(indices=[1]))
+    joined = batch([free, System.from_ase(slab), free])
+    assert joined.fixed is not None
+    assert joined.fixed.tolist() == [False, False, False, True, False, False]
+    assert batch([free, free]).fixed is None
+
+
+def test_systems_with_and_without_velocities_are_not_batched() -> None:
+    still = System.from_ase(molecule("H2O"))
+    moving = replace(still, velocities=torch.zeros_like(still.positions))
+    with pytest.raises(ValueError, match="1 of 2 systems have velocities"):
+        batch([still, moving])
+    assert batch([moving, moving]).velocities is not None
+
+
 def test_rotation_keeps_scaled_positions(rng: np.random.Generator) -> None:
     atoms = ase.Atoms(
         "Si8", cell=rng.normal(size=(3, 3)) + 5 * np.eye(3), pbc=True, scaled_positions=rng.random((8, 3))
@@ -78,3 +125,62 @@ def test_rotation_keeps_scaled_positions(rng: np.random.Generator) -> None:
 def test_unusable_structures_are_refused(atoms: ase.Atoms, text: str) -> None:
     with pytest.raises(UserError, match=text):
         System.from_ase(atoms)
+
+
+@pytest.mark.parametrize(
+    ("bonds", "text"),
+    [
+        ([[0, 3]], "joins atoms 0 and 3"),
+        ([[0, 1], [-1, 2]], "joins atoms -1 and 2"),
+        ([["O", "H"]], "not pairs"),
+        ([[0.0, 1.0]], "not pairs"),
+        ([0, 1], "not pairs"),
+        ([[0, 1, 2]], "not pairs"),
+        ([[0, 1], [2]], "not pairs"),
+        ("yes", "not pairs"),
+        (None, "not pairs"),
+    ],
+)
+def test_bonds_that_are_no_pairs_of_atoms_are_refused(bonds: object, text: str) -> None:
+    good, bad = molecule("H2O"), molecule("H2O")
+    good.info["bonds"] = [[0, 1], [0, 2]]
+    bad.info["bonds"] = bonds
+    with pytest.raises(UserError, match=text) as caught:
+        System.from_ase([good, bad])
+    assert caught.value.where == "structure 1"
+
+
+def test_no_bonds_are_known_to_be_none() -> None:
+    atoms = ase.Atoms("Ar")
+    for none in ([], np.zeros((0, 2)), np.zeros(0)):
+        atoms.info["bonds"] = none
+        bonds = System.from_ase(atoms).bonds
+        assert bonds is not None
+        assert bonds.shape == (0, 2)
+
+
+@pytest.mark.parametrize(("key", "value"), [("charge", "+"), ("charge", np.nan), ("spin", 0.5), ("spin", -1)])
+def test_charge_and_spin_that_are_no_numbers_are_refused(key: str, value: object) -> None:
+    atoms = ase.Atoms("Ar")
+    atoms.info[key] = value
+    with pytest.raises(UserError, match=key):
+        System.from_ase(atoms)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"velocities": torch.full((6, 3), torch.nan)}, "velocities are not finite"),
+        ({"positions": torch.full((6, 3), torch.inf)}, "positions are not finite"),
+        ({"cell": torch.full((2, 3, 3), torch.nan)}, "cell is not finite"),
+        ({"pbc": torch.tensor([[False] * 3, [True] * 3])}, "structure 1"),
+        ({"bonds": torch.tensor([[0, 3]])}, "not two atoms of one structure"),
+        ({"bonds": torch.tensor([[5, 6]])}, "not two atoms of one structure"),
+        ({"system_index": torch.ones(6, dtype=torch.int64)}, r"no atoms \(structure 0\)"),
+    ],
+)
+def test_tensors_are_checked_as_structures_are(change: dict[str, torch.Tensor], text: str) -> None:
+    system = System.from_ase([molecule("H2O"), molecule("H2O")])
+    system.check()
+    with pytest.raises(UserError, match=text):
+        replace(system, **change).check()

@@ -66,7 +66,6 @@ def template() -> str:
         "cutoff_A": "5.0",
         "train": "data/train.extxyz",
         "valid": "data/valid.extxyz",
-        "test": "data/test.extxyz",
     }
     for section, model in (("model", ModelSettings), ("data", DataSettings), ("training", OptimizerSettings)):
         lines.append(f"{section}:")

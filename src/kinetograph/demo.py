@@ -80,7 +80,7 @@ def demo(
         config = check_config(
             {
                 **TRAINING,
-                "data": {"train": str(data.train), "valid": str(data.valid), "test": str(data.test)},
+                "data": {"train": str(data.train), "valid": str(data.valid)},
             },
             "demo",
         )

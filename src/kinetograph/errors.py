@@ -28,6 +28,13 @@ class UserError(Exception):
         super().__init__(f"{what}{place}.{cure}")
 
 
+class RunFailed(Exception):
+    """A training or a simulation went wrong on its own; what it wrote is kept.
+
+    The command line prints it as one message and ends with exit code 1.
+    """
+
+
 @contextmanager
 def needs(module: str, *, extra: str) -> Iterator[None]:
     """Turn a missing optional package, imported inside the block, into a message with the install command.

@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 
 from kinetograph.analysis.forces import ForceErrors, force_errors
 from kinetograph.data.dataset import ForceDataset, collate
 from kinetograph.data.frames import LabelledFrames
-from kinetograph.errors import UserError
 from kinetograph.potential import Potential
 
 ATOMS_PER_BATCH = 2000
@@ -30,27 +28,34 @@ def evaluate(
         UserError: the frames hold an element that the potential was not trained on.
     """
     if potential.domain is not None:
-        unknown = set(frames.elements) - set(potential.domain.elements)
-        if unknown:
-            names = ", ".join(chemical_symbols[z] for z in sorted(unknown))
-            raise UserError(f"the model never saw the element {names}", where=frames.source)
-    dataset = ForceDataset(frames, potential.request)
+        potential.domain.require_elements(frames.elements, where=frames.source)
+    return errors_on(potential, ForceDataset(frames, potential.request), progress=progress)
+
+
+def errors_on(
+    potential: Potential, dataset: ForceDataset, *, progress: Callable[[int, int], None] | None = None
+) -> ForceErrors:
+    """The same over frames whose neighbour lists are made."""
+    device = next((p.device for p in potential.parameters()), torch.device("cpu"))
     predicted = []
     done = 0
+    was_training = potential.training
+    potential.eval()
     while done < len(dataset):
         end = done + 1
         atoms = dataset[done].system.n_atoms
         while end < len(dataset) and atoms + dataset[end].system.n_atoms <= ATOMS_PER_BATCH:
             atoms += dataset[end].system.n_atoms
             end += 1
-        batch = collate(dataset.samples[done:end])
+        batch = collate(dataset.samples[done:end]).to(device)
         with torch.no_grad():
             predicted.append(potential(batch.system, batch.neighbors).forces.cpu().numpy())
         done = end
         if progress is not None:
             progress(done, len(dataset))
+    potential.train(was_training)
     return force_errors(
-        np.concatenate(frames.forces),
+        np.concatenate([sample.forces.numpy() for sample in dataset.samples]),
         np.concatenate(predicted),
-        np.concatenate([atoms.numbers for atoms in frames.atoms]),
+        np.concatenate([sample.system.atomic_numbers.numpy() for sample in dataset.samples]),
     )

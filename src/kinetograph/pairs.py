@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
     for index, count in enumerate(counts):
         i, j, s = search.compute(
             points=positions[offset : offset + count],
-            box=np.asarray(complete_cell(cells[index])) if pbc[index].any() else np.zeros((3, 3)),
+            box=_periodic_box(cells[index], pbc[index]),
             periodic=pbc[index],
             quantities="ijS",
         )
@@ -50,6 +51,35 @@ def edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
         torch.as_tensor(np.concatenate(neighbors), device=device),
         torch.as_tensor(np.concatenate(shifts), device=device).to(system.dtype),
     )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two atoms and how far apart they are."""
+
+    first: int
+    second: int
+    distance: float
+    """Å, to the nearest image."""
+
+
+def shortest_pair(system: System, reach: float) -> Pair | None:
+    """The two atoms nearest to each other, or ``None`` where none are closer than ``reach`` (Å)."""
+    center, neighbor, shift = edges_within(system, reach)
+    if len(center) == 0:
+        return None
+    offset = torch.einsum("ei,eij->ej", shift, system.cell[system.system_index[center]])
+    distance = torch.linalg.norm(system.positions[neighbor] + offset - system.positions[center], dim=1)
+    nearest = int(distance.argmin())
+    first, second = sorted((int(center[nearest]), int(neighbor[nearest])))
+    return Pair(first, second, float(distance[nearest]))
+
+
+def _periodic_box(cell: np.ndarray[Any, Any], pbc: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The periodic rows of a cell, the others replaced by vectors at right angles to them."""
+    if not pbc.any():
+        return np.zeros((3, 3))
+    return np.asarray(complete_cell(cell * pbc[:, None]))
 
 
 def _canonical_order(

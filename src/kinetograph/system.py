@@ -30,7 +30,8 @@ class System:
     masses: Tensor
     """(n_atoms,) amu."""
     cell: Tensor
-    """(n_systems, 3, 3) Å; rows are the cell vectors, as in ASE. Zero rows where not periodic."""
+    """(n_systems, 3, 3) Å; rows are the cell vectors, as in ASE. Rows of directions that are not periodic
+    are kept for the record, such as the vacuum of a slab; nothing is computed from them."""
     pbc: Tensor
     """(n_systems, 3) bool."""
     system_index: Tensor
@@ -40,9 +41,9 @@ class System:
     fixed: Tensor | None = None
     """(n_atoms,) bool: atoms that never move."""
     charge: Tensor | None = None
-    """(n_systems,) total charge, elementary charges."""
+    """(n_systems,) total charge, elementary charges, in the type of the positions."""
     spin: Tensor | None = None
-    """(n_systems,) number of unpaired electrons."""
+    """(n_systems,) int64: number of unpaired electrons."""
     bonds: Tensor | None = None
     """(n_bonds, 2) int64: bonded pairs of atoms, each once. ``None``: not known."""
 
@@ -69,9 +70,9 @@ class System:
 
     @property
     def volume(self) -> Tensor:
-        """(n_systems,) Å³; meaningful where all three directions are periodic."""
+        """(n_systems,) Å³; NaN where a direction is not periodic."""
         volume: Tensor = torch.linalg.det(self.cell).abs()
-        return volume
+        return torch.where(self.pbc.all(dim=1), volume, torch.nan)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> System:
         """The same batch on another device or in another floating-point type."""
@@ -104,6 +105,46 @@ class System:
             velocities=None if self.velocities is None else turn(self.velocities),
         )
 
+    def check(self) -> None:
+        """Refuse what nothing can be computed from.
+
+        Raises:
+            UserError: a structure has no atoms; positions, velocities or cell are not finite; a periodic
+                direction has no cell vector or the periodic ones are parallel; a bond names an atom that
+                its structure does not have. The message names the structure where there are many.
+        """
+        for index, count in enumerate(self.atoms_per_system.tolist()):
+            if count == 0:
+                raise UserError("the structure has no atoms", where=self._name(index))
+        for what, vectors in (("positions", self.positions), ("velocities", self.velocities)):
+            if vectors is None:
+                continue
+            broken = torch.nonzero(~torch.isfinite(vectors).all(dim=1))
+            if len(broken):
+                atom = int(broken[0])
+                raise UserError(
+                    f"{what} are not finite",
+                    where=self._name(int(self.system_index[atom])),
+                    mend="Remove the frame or repair it.",
+                )
+        cells, pbc = self.cell.detach().double().cpu().numpy(), self.pbc.cpu().numpy()
+        for index in range(self.n_systems):
+            _check_cell(cells[index], pbc[index], self._name(index))
+        if self.bonds is not None and len(self.bonds):
+            inside = ((self.bonds >= 0) & (self.bonds < self.n_atoms)).all(dim=1)
+            structure = self.system_index[self.bonds.clamp(0, self.n_atoms - 1)]
+            outside = torch.nonzero(~inside | (structure[:, 0] != structure[:, 1]))
+            if len(outside):
+                first, second = self.bonds[int(outside[0])].tolist()
+                raise UserError(
+                    f"a bond joins atoms {first} and {second}, which are not two atoms of one structure",
+                    where="bonds",
+                    mend="Atoms are counted from 0.",
+                )
+
+    def _name(self, index: int) -> str:
+        return f"structure {index}" if self.n_systems > 1 else "the structure"
+
     @staticmethod
     def from_ase(
         atoms: ase.Atoms | Sequence[ase.Atoms],
@@ -114,21 +155,33 @@ class System:
         """One batch from one or many ``ase.Atoms``.
 
         Velocities are taken where every structure has momenta; ``FixAtoms`` becomes ``fixed``;
-        ``info["bonds"]``, an (n, 2) array of indices within the structure, becomes ``bonds``.
+        ``info["bonds"]``, an (n, 2) array of indices within the structure, becomes ``bonds``, and the
+        numbers ``info["charge"]`` and ``info["spin"]`` become ``charge`` and ``spin``, each where every
+        structure has it.
 
         Raises:
-            UserError: positions or cell are not finite, or a periodic direction has no cell vector.
+            UserError: a structure cannot be used (see :meth:`check`), a constraint is not ``FixAtoms``,
+                or an entry of ``info`` is not what it should be.
         """
         frames = [atoms] if isinstance(atoms, ase.Atoms) else list(atoms)
         if not frames:
             raise UserError("no structures were given")
-        for index, frame in enumerate(frames):
-            _check_frame(frame, f"structure {index}" if len(frames) > 1 else "the structure")
+        names = [f"structure {index}" if len(frames) > 1 else "the structure" for index in range(len(frames))]
         counts = [len(frame) for frame in frames]
         offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
 
         def tensor(values: list[np.ndarray[Any, Any]], kind: torch.dtype) -> Tensor:
             return torch.as_tensor(np.concatenate(values), dtype=kind, device=device)
+
+        def numbers(key: str, kind: torch.dtype) -> Tensor | None:
+            if not all(key in frame.info for frame in frames):
+                return None
+            values = [_number(frame.info[key], key, name) for frame, name in zip(frames, names, strict=True)]
+            if kind == torch.int64:
+                for value, name in zip(values, names, strict=True):
+                    if value != int(value) or value < 0:
+                        raise UserError(f"info[{key!r}] is {value:g}, not a whole number", where=name)
+            return torch.as_tensor(values, dtype=kind, device=device)
 
         velocities = None
         if all(frame.has("momenta") for frame in frames):
@@ -139,18 +192,16 @@ class System:
         bonds = None
         if all("bonds" in frame.info for frame in frames):
             pairs = [
-                np.asarray(frame.info["bonds"], dtype=np.int64).reshape(-1, 2) + offset
-                for frame, offset in zip(frames, offsets, strict=True)
+                _bonds(frame, name) + offset
+                for frame, name, offset in zip(frames, names, offsets, strict=True)
             ]
             bonds = tensor(pairs, torch.int64)
-        return System(
+        system = System(
             positions=tensor([frame.positions for frame in frames], dtype),
             atomic_numbers=tensor([frame.numbers for frame in frames], torch.int64),
             masses=tensor([frame.get_masses() for frame in frames], dtype),
             cell=torch.as_tensor(
-                np.stack([np.asarray(frame.cell) * frame.pbc[:, None] for frame in frames]),
-                dtype=dtype,
-                device=device,
+                np.stack([np.asarray(frame.cell) for frame in frames]), dtype=dtype, device=device
             ),
             pbc=torch.as_tensor(np.stack([frame.pbc for frame in frames]), device=device),
             system_index=torch.repeat_interleave(
@@ -158,11 +209,15 @@ class System:
             ),
             velocities=velocities,
             fixed=fixed,
+            charge=numbers("charge", dtype),
+            spin=numbers("spin", torch.int64),
             bonds=bonds,
         )
+        system.check()
+        return system
 
     def to_ase(self) -> list[ase.Atoms]:
-        """One ``ase.Atoms`` per structure, with momenta, ``FixAtoms`` and ``info["bonds"]`` where known."""
+        """One ``ase.Atoms`` per structure: momenta, ``FixAtoms`` and the entries of ``info`` where known."""
         from ase.constraints import FixAtoms
 
         frames = []
@@ -183,14 +238,29 @@ class System:
                 first = int(torch.nonzero(mask)[0])
                 inside = mask[self.bonds[:, 0]]
                 frame.info["bonds"] = (self.bonds[inside] - first).cpu().numpy()
+            if self.charge is not None:
+                frame.info["charge"] = float(self.charge[index])
+            if self.spin is not None:
+                frame.info["spin"] = int(self.spin[index])
             frames.append(frame)
         return frames
 
 
 def batch(systems: Sequence[System]) -> System:
-    """Many batches as one, in order. Optional fields are kept where every part has them."""
+    """Many batches as one, in order.
+
+    Charge, spin and bonds are kept where every part has them. Parts without fixed atoms stay free.
+
+    Raises:
+        ValueError: the list is empty, or some parts have velocities and others have none.
+    """
     if not systems:
         raise ValueError("cannot batch an empty list of systems")
+    n_moving = sum(system.velocities is not None for system in systems)
+    if 0 < n_moving < len(systems):
+        raise ValueError(
+            f"{n_moving} of {len(systems)} systems have velocities: give them to all or take them from all"
+        )
     n_atoms = [system.n_atoms for system in systems]
     n_systems = [system.n_systems for system in systems]
     atom_offset = np.concatenate([[0], np.cumsum(n_atoms)[:-1]])
@@ -200,6 +270,14 @@ def batch(systems: Sequence[System]) -> System:
         parts = [getattr(system, name) for system in systems]
         return None if any(part is None for part in parts) else torch.cat(parts)
 
+    fixed = None
+    if any(system.fixed is not None for system in systems):
+        fixed = torch.cat(
+            [
+                torch.zeros_like(s.system_index, dtype=torch.bool) if s.fixed is None else s.fixed
+                for s in systems
+            ]
+        )
     bonds = None
     if all(system.bonds is not None for system in systems):
         bonds = torch.cat(
@@ -219,7 +297,7 @@ def batch(systems: Sequence[System]) -> System:
             [s.system_index + int(offset) for s, offset in zip(systems, system_offset, strict=True)]
         ),
         velocities=joined("velocities"),
-        fixed=joined("fixed"),
+        fixed=fixed,
         charge=joined("charge"),
         spin=joined("spin"),
         bonds=bonds,
@@ -240,25 +318,51 @@ def _fixed_mask(frame: ase.Atoms) -> np.ndarray[Any, Any]:
     return mask
 
 
-def _check_frame(frame: ase.Atoms, where: str) -> None:
-    if len(frame) == 0:
-        raise UserError("the structure has no atoms", where=where)
-    if not np.isfinite(frame.positions).all():
-        raise UserError("positions are not finite", where=where, mend="Remove the frame or repair it.")
-    if not frame.pbc.any():
-        return
-    cell = np.asarray(frame.cell)
+def _bonds(frame: ase.Atoms, where: str) -> np.ndarray[Any, Any]:
+    """(n_bonds, 2) of ``info["bonds"]``."""
+    try:
+        pairs = np.asarray(frame.info["bonds"])
+    except ValueError:  # rows of different lengths
+        pairs = np.zeros(1)
+    if pairs.size == 0:
+        return np.zeros((0, 2), dtype=np.int64)
+    mend = 'Give info["bonds"] as pairs of atoms (n_bonds, 2), counted from 0, or leave it out.'
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise UserError("the bonds are not pairs of whole numbers", where=where, mend=mend)
+    if pairs.min() < 0 or pairs.max() >= len(frame):
+        first, second = pairs[((pairs < 0) | (pairs >= len(frame))).any(axis=1)][0]
+        raise UserError(
+            f"a bond joins atoms {first} and {second}, but there are {len(frame)} atoms",
+            where=where,
+            mend=mend,
+        )
+    return pairs.astype(np.int64)
+
+
+def _number(value: Any, key: str, where: str) -> float:
+    if isinstance(value, int | float | np.integer | np.floating) and np.isfinite(value):
+        return float(value)
+    raise UserError(
+        f"info[{key!r}] is {value!r}, not a number",
+        where=where,
+        mend="Give the total of the structure, or leave it out.",
+    )
+
+
+def _check_cell(cell: np.ndarray[Any, Any], pbc: np.ndarray[Any, Any], where: str) -> None:
     if not np.isfinite(cell).all():
         raise UserError("the cell is not finite", where=where)
+    if not pbc.any():
+        return
     lengths = np.linalg.norm(cell, axis=1)
     for axis in range(3):
-        if frame.pbc[axis] and lengths[axis] < 1e-6:
+        if pbc[axis] and lengths[axis] < 1e-6:
             raise UserError(
                 f"direction {'abc'[axis]} is periodic but its cell vector is missing",
                 where=where,
                 mend="Give the cell, or switch periodicity off along that direction.",
             )
-    rows = cell[frame.pbc] / lengths[frame.pbc][:, None]
+    rows = cell[pbc] / lengths[pbc][:, None]
     if np.linalg.matrix_rank(rows, tol=1e-6) < len(rows):
         raise UserError(
             "the cell is singular: its periodic vectors are parallel or lie in one plane",

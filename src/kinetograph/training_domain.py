@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -29,15 +30,16 @@ class TrainingDomain:
     shortest_A: dict[str, float]
     """Shortest distance seen for each pair of elements, such as ``{"H-O": 0.91}``, in Å."""
 
-    def require_elements(self, system: System) -> None:
-        """Raise ``UserError`` if the system holds an element that the training data did not."""
-        unknown = sorted(set(system.atomic_numbers.tolist()) - set(self.elements))
+    def require_elements(self, elements: System | Iterable[int], where: str = "structure") -> None:
+        """Raise ``UserError`` if a system, or atomic numbers, hold an element that was not trained on."""
+        numbers = elements.atomic_numbers.tolist() if isinstance(elements, System) else elements
+        unknown = sorted(set(numbers) - set(self.elements))
         if unknown:
             known = ", ".join(chemical_symbols[z] for z in self.elements)
             names = ", ".join(chemical_symbols[z] for z in unknown)
             raise UserError(
                 f"the model never saw the element{'s' if len(unknown) > 1 else ''} {names}",
-                where="structure",
+                where=where,
                 mend=f"It was trained on {known} only; train a model on data that holds {names}.",
             )
 

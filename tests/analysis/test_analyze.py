@@ -10,6 +10,7 @@ import pytest
 
 from kinetograph import units
 from kinetograph.analysis import Trace, analyze, compare_traces, force_magnitudes, temperature_trace
+from kinetograph.errors import UserError
 from kinetograph.trajectory import Trajectory
 
 Write = Callable[..., Trajectory]
@@ -35,15 +36,15 @@ def gas(
     )
 
 
-def cold(write: Write, rng: np.random.Generator, slower: float = 1.0) -> Trajectory:
+def cold(write: Write, rng: np.random.Generator, slower: float = 1.0, n_atoms: int = N_ATOMS) -> Trajectory:
     times = np.arange(100) * 10.0
-    kinetic = 1.0 - np.exp(-times / (200.0 * slower))
+    warmth = 1.0 - np.exp(-times / (200.0 * slower))
     return write(
-        rng.uniform(0.0, BOX, size=(100, N_ATOMS, 3)),
+        rng.uniform(0.0, BOX, size=(100, n_atoms, 3)),
         np.eye(3) * BOX,
-        np.full(N_ATOMS, 18),
-        kinetic_energy=kinetic,
-        temperature=100.0 * kinetic,
+        np.full(n_atoms, 18),
+        kinetic_energy=warmth * n_atoms / N_ATOMS,
+        temperature=100.0 * warmth,
     )
 
 
@@ -101,6 +102,51 @@ def test_a_cold_start_is_recognised_aligned_and_kept_out_of_averages(
     ours, theirs = 1.0 - np.exp(-times / 220.0), 1.0 - np.exp(-times / 200.0)
     assert comparison.normalized_deviation == pytest.approx(np.abs(ours - theirs).mean() / theirs.mean())
     assert any("cold" in note for note in measured.notes)
+
+
+def test_cold_starts_of_boxes_of_different_sizes_are_compared_per_atom(
+    write: Write, rng: np.random.Generator
+) -> None:
+    measured = analyze([cold(write, rng)], [cold(write, rng, n_atoms=2 * N_ATOMS)])
+    (comparison,) = measured.cold_starts
+    assert comparison.normalized_deviation == pytest.approx(0.0, abs=1e-12)
+    assert comparison.values[-1] == pytest.approx((1.0 - np.exp(-990.0 / 200.0)) / N_ATOMS)
+
+
+def test_different_compositions_are_not_compared(write: Write, rng: np.random.Generator) -> None:
+    positions = rng.uniform(0.0, BOX, size=(4, 6, 3))
+    water = write(positions, np.eye(3) * BOX, np.array([8, 1, 1, 8, 1, 1]))
+    peroxide = write(positions[:, :4], np.eye(3) * BOX, np.array([8, 1, 1, 8]))
+    one_water = write(positions[:, :3], np.eye(3) * BOX, np.array([8, 1, 1]))
+    with pytest.raises(UserError, match="runs hold H2O, the reference HO"):
+        analyze([water], [peroxide])
+    assert analyze([water], [one_water]).rdf_comparisons
+    with pytest.raises(UserError, match="different atoms"):
+        analyze([water, one_water])
+
+
+@pytest.mark.parametrize("pbc", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"skip_fs": 1e4}, "no frame is left"),
+        ({"skip_fs": -1.0}, "skip_fs"),
+        ({"skip_fs": float("nan")}, "skip_fs"),
+        ({"skip_fs": float("inf")}, "skip_fs"),
+        ({"r_max_A": float("nan")}, "r_max_A"),
+        ({"r_max_A": float("inf")}, "r_max_A"),
+        ({"r_max_A": 0.0}, "r_max_A"),
+        ({"r_max_A": -2.0}, "r_max_A"),
+        ({"bin_width_A": 0.0}, "bin_width_A"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(
+    write: Write, rng: np.random.Generator, settings: dict[str, float], message: str, pbc: bool
+) -> None:
+    positions = rng.uniform(0.0, BOX, size=(5, 6, 3))
+    run = write(positions, np.eye(3) * BOX, np.full(6, 18), pbc=pbc, temperature=np.full(5, 90.0))
+    with pytest.raises(UserError, match=message):
+        analyze([run], **settings)
 
 
 def test_traces_are_compared_over_the_time_that_both_cover() -> None:

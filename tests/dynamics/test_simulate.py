@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +103,34 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> Non
 
     assert torch.equal(end(1), end(1))
     assert not torch.equal(end(1), end(2))
+
+
+def test_a_hot_run_without_a_thermostat_keeps_its_limit_when_resumed(tmp_path: Path) -> None:
+    """Above 20 times 100 K, the limit of a run that was cold at its start."""
+    random = torch.Generator().manual_seed(2)
+    hot = replace(argon(), velocities=0.012 * torch.randn(32, 3, generator=random, dtype=torch.float64))
+    run = {"potential": lennard_jones(), "system": hot, "integrator": VelocityVerlet(0.2)}
+    run |= {"every": 5, "status": False}
+    whole = simulate(n_steps=20, path=tmp_path / "a.h5", **run)
+    simulate(n_steps=10, path=tmp_path / "b.h5", **run)
+    part = simulate(n_steps=20, path=tmp_path / "b.h5", resume=True, **run)
+    assert part.mean_temperature_K > 2500.0
+    assert torch.equal(whole.state.positions, part.state.positions)
+    assert_same_files(tmp_path / "a.h5", tmp_path / "b.h5")
+    with pytest.raises(SimulationFailed, match="above the limit of 1500 K"):
+        simulate(n_steps=30, path=tmp_path / "b.h5", resume=True, max_temperature_K=1500.0, **run)
+
+
+def test_companions_of_a_trajectory_have_names_of_their_own(tmp_path: Path) -> None:
+    assert restart_path(tmp_path / "x.h5") == tmp_path / "x.restart"
+    for name in ("a.100K", "a.200K", "b.h5.old", "plain"):
+        assert restart_path(tmp_path / name) == tmp_path / f"{name}.restart"
+    failing = FailingAt(3, float("nan"))
+    with pytest.raises(SimulationFailed, match=r"a\.100K\.failed\.extxyz"):
+        simulate(failing, argon(), INTEGRATORS[0], n_steps=5, path=tmp_path / "a.100K", **SETTINGS)
+    for name in ("z.restart", "z.failed.extxyz"):
+        with pytest.raises(UserError, match="beside a trajectory"):
+            simulate(lennard_jones(), argon(), INTEGRATORS[0], n_steps=1, path=tmp_path / name, **SETTINGS)
 
 
 def test_frames_later_than_the_checkpoint_are_made_again(tmp_path: Path) -> None:
@@ -288,6 +317,31 @@ def test_a_run_that_goes_wrong_stops_and_keeps_what_it_has(
 # ---------------------------------------------------------------- what a user gets wrong
 
 
+@pytest.mark.parametrize(
+    ("value", "coincident", "message"),
+    [
+        (float("nan"), False, "atom 0 is the first of 1 such"),
+        (float("inf"), False, "atom 0 is the first of 1 such"),
+        (0.0, True, r"atoms 4 and 9 are 0\.0000 Å apart"),
+    ],
+)
+def test_a_start_without_finite_forces_is_refused_and_nothing_is_touched(
+    tmp_path: Path, value: float, coincident: bool, message: str
+) -> None:
+    path = tmp_path / "a.h5"
+    simulate(lennard_jones(), argon(), INTEGRATORS[0], n_steps=5, path=path, **SETTINGS)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    system, potential = argon(), FailingAt(1, value) if not coincident else lennard_jones()
+    if coincident:
+        positions = system.positions.clone()
+        positions[9] = positions[4] + system.cell[0, 0]  # the image coincides
+        system = replace(system, positions=positions)
+    with pytest.raises(UserError, match="forces at the start are not finite") as caught:
+        simulate(potential, system, INTEGRATORS[0], n_steps=5, path=path, overwrite=True, **SETTINGS)
+    assert re.search(message, str(caught.value))
+    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+
 def test_an_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     simulate(lennard_jones(), argon(), INTEGRATORS[0], n_steps=5, path=path, **SETTINGS)
@@ -350,6 +404,24 @@ def test_a_damaged_or_missing_checkpoint_is_refused(tmp_path: Path) -> None:
         (lambda: simulate(lennard_jones(), argon(), VelocityVerlet(1.0), n_steps=1), "no velocities"),
         (lambda: simulate(lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=-1), "n_steps"),
         (lambda: simulate(lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, every=0), "every"),
+        *(
+            (
+                lambda seed=seed: simulate(
+                    lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, seed=seed
+                ),
+                "seed",
+            )
+            for seed in (-1, 2**64, 1e20, 0.5, float("inf"), float("nan"))
+        ),
+        *(
+            (
+                lambda kelvin=kelvin: simulate(
+                    lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, max_temperature_K=kelvin
+                ),
+                "max_temperature_K",
+            )
+            for kelvin in (0.0, -5.0, float("nan"))
+        ),
         (lambda: simulate(lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, skin_A=-1.0), "skin"),
         (
             lambda: simulate(
@@ -472,21 +544,38 @@ def test_a_batch_runs_without_a_file_and_is_refused_one(tmp_path: Path) -> None:
         simulate(lennard_jones(), two, NoseHoover(4.0, 90.0), n_steps=5, path=tmp_path / "a.h5", status=False)
 
 
-def test_the_loop_costs_little_beside_the_forces() -> None:
-    class Nothing(Potential):
-        def __init__(self) -> None:
-            super().__init__()
-            self.request = lennard_jones().request
+class Nothing(Potential):
+    """No forces, for next to no time."""
 
-        def forward(self, system: System, neighbors: NeighborList) -> Prediction:
-            return Prediction(forces=torch.zeros_like(system.positions), conservative=False)
+    def __init__(self) -> None:
+        super().__init__()
+        self.request = lennard_jones().request
 
-    system = argon(4)
-    fastest = float("inf")
-    for _ in range(5):
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        return Prediction(forces=torch.zeros_like(system.positions), conservative=False)
+
+
+def test_the_loop_costs_little_beside_the_smallest_of_models() -> None:
+    """Against as many evaluations of a pair potential, on the same machine and in turn; measured: a fifth."""
+    system, potential = argon(4), lennard_jones()
+    neighbors = neighbors_for(system, potential.request, skin=1.0)
+
+    def seconds_of_the_loop() -> float:
         started = time.process_time()
         simulate(
-            Nothing(), system, NoseHoover(1.0, 90.0), n_steps=300, initial_temperature_K=0.0, status=False
+            Nothing(), system, NoseHoover(1.0, 90.0), n_steps=100, initial_temperature_K=0.0, status=False
         )
-        fastest = min(fastest, (time.process_time() - started) / 300)
-    assert fastest < 1e-3  # measured 0.17 ms; the margin is for busy machines
+        return time.process_time() - started
+
+    def seconds_of_the_forces() -> float:
+        started = time.process_time()
+        for _ in range(100):
+            potential(system, neighbors)
+        return time.process_time() - started
+
+    # the least of several in turn: what else the machine does can only add
+    loop, forces = [], []
+    for _ in range(5):
+        loop.append(seconds_of_the_loop())
+        forces.append(seconds_of_the_forces())
+    assert min(loop) < min(forces)

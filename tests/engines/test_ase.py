@@ -113,12 +113,26 @@ def test_what_a_potential_does_not_give_is_said() -> None:
         atoms.get_dipole_moment()
 
 
-def test_bonds_are_found_once_and_stay() -> None:
+def test_bonds_stay_while_the_atoms_move_and_are_found_anew_in_another_structure() -> None:
     atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.75]])
     atoms.calc = KinetographCalculator(Harmonic(stiffness=10.0, length=0.75, cutoff=4.0))
     assert np.abs(atoms.get_forces()).max() < 1e-12
-    atoms.positions[1, 2] = 1.75  # far beyond a bond: the spring still pulls
-    np.testing.assert_allclose(atoms.get_forces()[1, 2], -10.0)
+    for length in (1.25, 1.75):  # far beyond a bond, in steps: the spring still pulls
+        atoms.positions[1, 2] = length
+        np.testing.assert_allclose(atoms.get_forces()[1, 2], -10.0 * (length - 0.75))
+    atoms.positions[1, 2] = 0.70  # a jump: two atoms that are near each other
+    np.testing.assert_allclose(atoms.get_forces()[1, 2], 0.5)
+    atoms.positions[1, 2] = 1.75  # a jump: two atoms that are not
+    assert np.abs(atoms.get_forces()).max() == 0.0
+
+
+def test_bonds_that_are_given_hold_even_where_the_neighbour_list_does() -> None:
+    atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 1.75]])
+    atoms.calc = KinetographCalculator(Harmonic(stiffness=10.0, length=0.75, cutoff=4.0))
+    assert np.abs(atoms.get_forces()).max() == 0.0
+    atoms.info["bonds"] = [[0, 1]]
+    atoms.positions[1, 2] += 1e-3
+    np.testing.assert_allclose(atoms.get_forces()[1, 2], -10.01)
 
 
 def test_other_atoms_get_a_list_of_their_own() -> None:

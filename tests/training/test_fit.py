@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import pytest
 import torch
 import yaml
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from kinetograph import model_file
 from kinetograph.config import check_config
-from kinetograph.errors import UserError
+from kinetograph.errors import RunFailed, UserError
 from kinetograph.training.augmentation import random_rotations
 from kinetograph.training.callbacks import RunFolder
 from kinetograph.training.fit import train
@@ -45,6 +46,15 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 def last_state(folder: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
     return state
+
+
+def wait_for_rows(table: Path, n_rows: int, child: subprocess.Popen[Any]) -> None:
+    """Wait until a training has validated so many times."""
+    deadline = time.monotonic() + 90.0
+    while not (table.is_file() and table.read_text().count("\n") > n_rows):
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.005)
 
 
 class Stop(Exception):
@@ -81,6 +91,95 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(
     assert [row["step"] for row in tables[0]] == ["4", "8", "12"]
 
 
+def test_interrupted_training_resumes_where_it_stopped(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    """Ctrl-C between two validations: exit code 130, a checkpoint at that very step, the same end."""
+    config = {
+        **argon_config,
+        "training": {**argon_config["training"], "max_steps": 300, "validate_every": 100},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "kinetograph", "train", "c.yaml", "--out", "run"]
+    child = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    wait_for_rows(tmp_path / "run" / "metrics.csv", 1, child)
+    time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Interrupted" in said
+    assert "Traceback" not in said
+    stopped_at = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"]
+    assert 100 <= stopped_at < 300
+    settings = check_config(config, "test")
+    train(settings, tmp_path / "run", resume=True, progress=False)
+    train(settings, tmp_path / "whole", progress=False)
+    assert same(last_state(tmp_path / "run"), last_state(tmp_path / "whole"))
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_the_last_steps_are_validated_whatever_their_number(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    result = train(changed(argon_config, max_steps=10, validate_every=4), tmp_path / "run", progress=False)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["4", "8", "10"]
+    assert len({row["valid_force_mae_eV_per_A"] for row in rows}) == 3
+    assert result.steps == 10
+
+
+def test_diverged_training_says_so(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    config = changed(argon_config, learning_rate=1e30, gradient_clip=1e30, max_steps=100)
+    with pytest.raises(RunFailed, match="loss is not finite"):
+        train(config, tmp_path / "run", progress=False)
+
+
+def test_nothing_is_lost_when_an_overwriting_run_is_refused(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    train(changed(argon_config), tmp_path / "run", progress=False)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    missing = {**argon_config, "data": {**argon_config["data"], "train": str(tmp_path / "none.extxyz")}}
+    with pytest.raises(UserError, match="no such file"):
+        train(check_config(missing, "test"), tmp_path / "run", overwrite=True, progress=False)
+    own = changed(argon_config, initial_model=str(tmp_path / "run" / "best.kg"))
+    with pytest.raises(UserError, match="would be replaced"):
+        train(own, tmp_path / "run", overwrite=True, progress=False)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert after == before
+
+
+def test_resumption_refuses_other_frames_and_a_damaged_checkpoint(
+    argon_config: dict[str, Any], argon_data: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "train.extxyz"
+    mine.write_bytes((argon_data / "train.extxyz").read_bytes())
+    config = {**argon_config, "data": {**argon_config["data"], "train": str(mine)}}
+    train(check_config(config, "test"), tmp_path / "run", progress=False)
+    mine.write_bytes((argon_data / "test.extxyz").read_bytes())
+    with pytest.raises(UserError, match="frames are not those"):
+        train(check_config(config, "test"), tmp_path / "run", resume=True, progress=False)
+    checkpoint = tmp_path / "run" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        train(check_config(config, "test"), tmp_path / "run", resume=True, progress=False)
+
+
+def test_a_frame_on_both_sides_is_refused(
+    argon_config: dict[str, Any], argon_data: Path, tmp_path: Path
+) -> None:
+    both = ase.io.read(argon_data / "valid.extxyz", ":") + ase.io.read(argon_data / "train.extxyz", "3:4")
+    ase.io.write(tmp_path / "leaky.extxyz", both, format="extxyz")
+    config = {**argon_config, "data": {**argon_config["data"], "valid": str(tmp_path / "leaky.extxyz")}}
+    with pytest.raises(UserError, match=r"also in .*train.extxyz, frame 3.*leaky.extxyz, frame 3"):
+        train(check_config(config, "test"), tmp_path / "run", progress=False)
+
+
 def test_one_seed_one_result(argon_config: dict[str, Any], tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(changed(argon_config, seed=seed), tmp_path / name, progress=False)
@@ -97,12 +196,7 @@ def test_killed_training_leaves_files_that_open_and_resume(
     child = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    deadline = time.monotonic() + 90.0
-    table = tmp_path / "run" / "metrics.csv"
-    while not (table.is_file() and table.read_text().count("\n") > 4):
-        assert time.monotonic() < deadline
-        assert child.poll() is None
-        time.sleep(0.005)
+    wait_for_rows(tmp_path / "run" / "metrics.csv", 3, child)
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert model_file.load(tmp_path / "run" / "best.kg").domain is not None

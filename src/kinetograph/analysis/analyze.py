@@ -28,7 +28,10 @@ from kinetograph.analysis.structure import (
     RadialDistribution,
     RdfComparison,
     compare_rdf,
+    frames_after,
     radial_distributions,
+    require_length,
+    require_same_atoms,
 )
 from kinetograph.errors import UserError
 from kinetograph.trajectory import Trajectory
@@ -89,7 +92,7 @@ class Analysis:
     rdf_comparisons: dict[tuple[str, str], RdfComparison]
     """(pair, kind) → comparison."""
     cold_starts: list[TraceComparison]
-    """Kinetic energy of each run that starts cold beside the reference that does, eV over fs."""
+    """Kinetic energy per atom of each run that starts cold beside the reference that does, eV over fs."""
     forces: list[ForceMagnitudes]
     notes: list[str] = field(default_factory=list)
     """What could not be measured, or was measured on a part only."""
@@ -148,8 +151,8 @@ class Analysis:
             "cold_starts": [
                 {
                     "time_ps": [float(f"{t / units.PS_IN_FS:.7g}") for t in c.time],
-                    "kinetic_energy_eV": [float(f"{v:.6g}") for v in c.values],
-                    "reference_kinetic_energy_eV": [float(f"{v:.6g}") for v in c.reference],
+                    "kinetic_energy_eV_per_atom": [float(f"{v:.6g}") for v in c.values],
+                    "reference_kinetic_energy_eV_per_atom": [float(f"{v:.6g}") for v in c.reference],
                     "normalized_deviation": c.normalized_deviation,
                 }
                 for c in self.cold_starts
@@ -170,24 +173,35 @@ def analyze(
 ) -> Analysis:
     """Measure trajectories, and compare them with a reference.
 
-    Runs that start cold are compared by their kinetic energy, each with the reference run that starts cold
-    and stands at the same place in the order. They are not in equilibrium, so only their second half
-    counts for averages, and not at all where other runs are there.
+    Runs that start cold are compared by their kinetic energy per atom, each with the reference run that
+    starts cold and stands at the same place in the order. They are not in equilibrium, so only their second
+    half counts for averages, and not at all where other runs are there.
 
     Args:
         trajectories: runs of the same atoms.
-        reference: runs of the same system by the reference; the size of the box may differ.
+        reference: runs of the same composition by the reference; the size of the box may differ.
         skip_fs: time left out of averages at the start of each trajectory.
         r_max_A: largest distance of g(r); by default half the smallest height of the boxes, at most 15 Å.
         bin_width_A: width of the bins of g(r).
         max_frames: at most so many frames of each trajectory are read for g(r).
 
     Raises:
-        UserError: there is no trajectory, one has no frames, or the atoms differ within a set.
+        UserError: there is no trajectory, one has no frames or none after ``skip_fs``, the atoms differ
+            within a set or the composition between the sets, or a length cannot be used.
     """
     notes: list[str] = []
+    require_length("r_max_A", r_max_A)
+    require_length("bin_width_A", bin_width_A)
+    if not 0.0 <= skip_fs < np.inf:
+        raise UserError(f"skip_fs is {skip_fs}", where="skip_fs", mend="It must be 0 or a positive number.")
     own = _measured(trajectories, "run", skip_fs, notes)
     other = _measured(reference, "reference", skip_fs, notes) if reference else None
+    if other is not None and other.formula != own.formula:
+        raise UserError(
+            f"the runs hold {own.formula}, the reference {other.formula}: they cannot be compared",
+            where="reference",
+            mend="Give a reference of the same composition, or analyse without one.",
+        )
     own = _with_rdfs(
         own, trajectories, notes, bin_width_A=bin_width_A, max_frames=max_frames, r_max_A=r_max_A
     )
@@ -203,8 +217,7 @@ def analyze(
             for rdf in own.rdfs
             if (rdf.name, rdf.kind) in beside
         }
-        cold = [trace for trace, is_cold in zip(own.kinetic_energies, own.cold, strict=True) if is_cold]
-        cold_reference = [t for t, is_cold in zip(other.kinetic_energies, other.cold, strict=True) if is_cold]
+        cold, cold_reference = _cold_per_atom(own), _cold_per_atom(other)
         cold_starts = [compare_traces(*pair) for pair in zip(cold, cold_reference, strict=False)]
         if cold and not cold_reference:
             notes.append("No reference run starts cold, so the cold start has nothing to be compared with.")
@@ -219,9 +232,17 @@ def analyze(
     return Analysis(own, other, comparisons, cold_starts, forces, notes)
 
 
+def _cold_per_atom(runs: RunSet) -> list[Trace]:
+    """Kinetic energies per atom (eV) of the runs that start cold: comparable between boxes of all sizes."""
+    return [
+        replace(trace, values=trace.values / runs.n_atoms)
+        for trace, is_cold in zip(runs.kinetic_energies, runs.cold, strict=False)
+        if is_cold
+    ]
+
+
 def _measured(trajectories: Sequence[Trajectory], label: str, skip_fs: float, notes: list[str]) -> RunSet:
-    if not trajectories:
-        raise UserError("no trajectories were given")
+    require_same_atoms(trajectories)
     for trajectory in trajectories:
         if trajectory.n_frames == 0:
             raise UserError("the trajectory has no frames", where=str(trajectory.path))
@@ -248,6 +269,8 @@ def _measured(trajectories: Sequence[Trajectory], label: str, skip_fs: float, no
             )
         )
     warm = [i for i in range(len(trajectories)) if all(cold) or not cold[i]]
+    for i in warm:
+        frames_after(trajectories[i], skipped[i], max_frames=1)  # refuses a trajectory that is too short
     temperature = None
     if traces:
         temperature = temperature_statistics(

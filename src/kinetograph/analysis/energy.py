@@ -11,7 +11,12 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from kinetograph import units
-from kinetograph.analysis.statistics import SeriesStatistics, pooled_statistics
+from kinetograph.analysis.statistics import (
+    SeriesStatistics,
+    histogram_edges,
+    overflow_histogram,
+    pooled_statistics,
+)
 from kinetograph.analysis.structure import frames_after
 from kinetograph.errors import UserError
 from kinetograph.trajectory import Trajectory
@@ -221,15 +226,13 @@ def force_magnitudes(
     histograms = []
     for z, values in own.items():
         beside = other.get(z) if other else None
-        every = values if beside is None else np.concatenate([values, beside])
-        top = 1.1 * float(np.percentile(every, 99.5))
-        edges = np.linspace(0.0, top if top > 0 else 1.0, N_FORCE_BINS + 1)
+        edges = histogram_edges([values] if beside is None else [values, beside], N_FORCE_BINS)
         histograms.append(
             ForceMagnitudes(
                 chemical_symbols[z],
                 edges,
-                _counts(values, edges),
-                None if beside is None else _counts(beside, edges),
+                overflow_histogram(values, edges),
+                None if beside is None else overflow_histogram(beside, edges),
             )
         )
     return histograms
@@ -251,10 +254,6 @@ def _magnitudes(
             for z in np.unique(numbers):
                 parts.setdefault(int(z), []).append(sizes[:, numbers == z].reshape(-1))
     return {z: np.concatenate(values) for z, values in parts.items()}
-
-
-def _counts(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.histogram(np.minimum(values, edges[-1]), edges)[0].astype(np.int64)
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:

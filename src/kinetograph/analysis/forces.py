@@ -9,6 +9,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 
+from kinetograph.analysis.statistics import histogram_edges, overflow_histogram
 from kinetograph.errors import UserError
 
 COSINE_THRESHOLDS = (0.96, 0.995)
@@ -16,6 +17,7 @@ COSINE_THRESHOLDS = (0.96, 0.995)
 
 N_PARITY_SAMPLES = 4000
 PARITY_SEED = 20220
+N_MAGNITUDE_BINS = 60
 ONE_MINUS_COSINE_EDGES = np.concatenate([[0.0], np.logspace(-7, 0, 71), [1.25, 1.6, 2.0]])
 """Bin edges of 1 − cosine: logarithmic, because good models differ in how close to 1 they come."""
 
@@ -121,8 +123,9 @@ def force_errors(reference: ArrayLike, predicted: ArrayLike, atomic_numbers: Arr
             )
 
     cosines = _cosines(true, model)
-    edges = _magnitude_edges(true)
-    counts = np.stack([_overflow_histogram(np.linalg.norm(f, axis=1), edges) for f in (true, model)])
+    sizes = [np.linalg.norm(forces, axis=1) for forces in (true, model)]
+    edges = histogram_edges(sizes[:1], N_MAGNITUDE_BINS)
+    counts = np.stack([overflow_histogram(values, edges) for values in sizes])
     elements = [int(z) for z in np.unique(numbers)]
     return _table(
         true,
@@ -198,16 +201,6 @@ def _parity_sample(
         random = np.random.default_rng(PARITY_SEED)
         chosen = np.sort(random.choice(true.size, N_PARITY_SAMPLES, replace=False))
     return np.stack([true.reshape(-1)[chosen], model.reshape(-1)[chosen], numbers[chosen // 3]], axis=1)
-
-
-def _magnitude_edges(forces: NDArray[np.float64], n_bins: int = 60) -> NDArray[np.float64]:
-    top = float(np.percentile(np.linalg.norm(forces, axis=1), 99.5)) * 1.1
-    return np.linspace(0.0, top if top > 0 else 1.0, n_bins + 1)
-
-
-def _overflow_histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Counts per bin; what lies above the last edge goes into the last bin."""
-    return np.histogram(np.minimum(values, edges[-1]), edges)[0].astype(np.int64)
 
 
 def _short(values: NDArray[np.float64]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,3 +105,14 @@ def statistical_inefficiency(series: ArrayLike) -> float:
 def t_factor(n_blocks: float, level: float = 0.95) -> float:
     """Half-width of a two-sided confidence band in standard errors, for the mean of ``n_blocks`` blocks."""
     return float(stats.t.ppf(0.5 * (1.0 + level), max(1.0, n_blocks - 1.0)))
+
+
+def histogram_edges(samples: Sequence[NDArray[np.float64]], n_bins: int) -> NDArray[np.float64]:
+    """(n_bins + 1,) edges from 0 to a little above all but the largest 0.5 % of all samples together."""
+    top = 1.1 * float(np.percentile(np.concatenate(samples), 99.5))
+    return np.linspace(0.0, top if top > 0 else 1.0, n_bins + 1)
+
+
+def overflow_histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Counts per bin; what lies above the last edge goes into the last bin."""
+    return np.histogram(np.minimum(values, edges[-1]), edges)[0].astype(np.int64)

@@ -240,19 +240,15 @@ def radial_distributions(
 
     Raises:
         UserError: the box is not periodic in three directions, trajectories hold different atoms, nothing is
-            left after ``skip_fs``, or ``r_max_A`` is more than half the smallest height of the box.
+            left after ``skip_fs``, or ``r_max_A`` is no length or more than half the smallest height of the
+            box.
     """
-    if not trajectories:
-        raise UserError("no trajectories were given")
+    require_same_atoms(trajectories)
+    require_length("r_max_A", r_max_A)
+    require_length("bin_width_A", bin_width_A)
     first = trajectories[0]
     numbers = np.asarray(first.atomic_numbers, dtype=np.int64)
     for trajectory in trajectories:
-        if not np.array_equal(trajectory.atomic_numbers, numbers):
-            raise UserError(
-                "the trajectories hold different atoms",
-                where=str(trajectory.path),
-                mend="Analyse runs of one system together, others on their own.",
-            )
         if not bool(np.all(trajectory.pbc)):
             raise UserError(
                 "g(r) needs a box that is periodic in three directions", where=str(trajectory.path)
@@ -308,6 +304,25 @@ def radial_distributions(
         for j, b in enumerate(count.elements)
         if i <= j and count.possible[which, i, j]
     ]
+
+
+def require_same_atoms(trajectories: Sequence[Trajectory]) -> None:
+    """Raise ``UserError`` unless there are trajectories and all hold the same atoms."""
+    if not trajectories:
+        raise UserError("no trajectories were given")
+    for trajectory in trajectories:
+        if not np.array_equal(trajectory.atomic_numbers, trajectories[0].atomic_numbers):
+            raise UserError(
+                "the trajectories hold different atoms",
+                where=str(trajectory.path),
+                mend="Analyse runs of one system together, others on their own.",
+            )
+
+
+def require_length(name: str, value: float | None) -> None:
+    """Raise ``UserError`` unless the value is a positive finite number or ``None``."""
+    if value is not None and not 0.0 < value < np.inf:
+        raise UserError(f"{name} is {value}", where=name, mend="It must be a positive number of Å.")
 
 
 def frames_after(trajectory: Trajectory, skip_fs: float, max_frames: int) -> NDArray[np.int64]:

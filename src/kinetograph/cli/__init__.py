@@ -5,34 +5,44 @@ from __future__ import annotations
 import errno
 import sys
 
+USERS_MISTAKES = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EROFS,
+}
+"""Errors of the operating system that the user can mend."""
+
 
 def main() -> None:
-    """Entry point of ``kinetograph`` and ``kg``: a user's mistake is one message and exit code 2."""
+    """Entry point of ``kinetograph`` and ``kg``.
+
+    A user's mistake is one message and exit code 2, a run that went wrong one message and exit code 1.
+    """
     from kinetograph.cli.app import app
-    from kinetograph.errors import UserError
+    from kinetograph.errors import RunFailed, UserError
 
     try:
         app()
     except UserError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted; what was written opens, and --resume continues it.\n")
-        sys.exit(130)
+        end_with(str(error), code=2)
+    except RunFailed as error:
+        end_with(str(error), code=1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in USERS_MISTAKES:
             raise
-        fail(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
+        end_with(f"{error.filename or 'the output'}: {error.strerror}.", code=2)
 
 
-def fail(message: str) -> None:
-    """Print one message and end with exit code 2."""
+def end_with(message: str, *, code: int) -> None:
+    """Print one message and end."""
     from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]Error:[/] {_plain(message)}")
-    sys.exit(2)
-
-
-def _plain(message: str) -> str:
     from rich.markup import escape
 
-    return escape(message)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]Error:[/] {escape(message)}")
+    sys.exit(code)

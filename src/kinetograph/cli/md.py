@@ -69,9 +69,9 @@ def md(
     Example: `kinetograph md run/best.kg data/start.extxyz --temperature-K 300 --steps 20000 --out water.h5`
     """
     from kinetograph import model_file
-    from kinetograph.cli.output import table, write_json
+    from kinetograph.cli.output import resumable, table, write_json
     from kinetograph.data.frames import read_structures
-    from kinetograph.dynamics import SimulationFailed, simulate
+    from kinetograph.dynamics import simulate
     from kinetograph.errors import UserError
     from kinetograph.system import System
 
@@ -92,7 +92,7 @@ def md(
         friction_per_ps=friction,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with resumable():
         result = simulate(
             potential,
             system,
@@ -107,11 +107,6 @@ def md(
             resume=resume,
             metadata={"model": str(model), "start": str(start), "frame": frame},
         )
-    except SimulationFailed as failure:
-        from kinetograph.cli.output import err
-
-        err.print(f"[bold red]The run went wrong:[/] {failure}")
-        raise typer.Exit(1) from failure
     rows = [
         ("trajectory", str(result.path)),
         ("steps", f"{result.n_steps} of {timestep:g} fs ({1e-3 * result.n_steps * timestep:.4g} ps)"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +38,16 @@ def write_json(path: Path | None, data: Any) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_file.write_json(path, data)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Turn Ctrl-C in a run that can go on into a sentence and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("Interrupted; what was written opens, and --resume continues it.")
+        raise typer.Exit(130) from None
 
 
 def refuse_existing(*paths: Path, overwrite: bool) -> None:

@@ -46,7 +46,7 @@ def train(
     """
     from dataclasses import asdict
 
-    from kinetograph.cli.output import table, write_json
+    from kinetograph.cli.output import resumable, table, write_json
     from kinetograph.config import load_config
     from kinetograph.errors import needs
 
@@ -54,7 +54,8 @@ def train(
     with needs("lightning", extra="train"):
         from kinetograph.training.fit import train as fit
 
-    result = fit(settings, out, resume=resume, overwrite=overwrite)
+    with resumable():
+        result = fit(settings, out, resume=resume, overwrite=overwrite)
     rows = [
         ("model", str(result.model)),
         ("best at step", f"{result.best_step} of {result.steps}"),

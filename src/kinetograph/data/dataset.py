@@ -81,8 +81,8 @@ def collate(samples: Sequence[Sample]) -> Sample:
 class StepSampler(Sampler[list[int]]):
     """Batches as a function of (seed, step) alone: training resumed at a step sees what it would have.
 
-    Every pass over the data is a permutation keyed by (seed, pass). One "epoch" of this sampler is
-    ``steps_per_epoch`` batches, counted on from ``first_step``.
+    Every pass over the data is a permutation keyed by (seed, pass). One "epoch" of this sampler goes
+    from ``first_step`` to the next multiple of ``steps_per_epoch``.
     """
 
     def __init__(self, n_samples: int, batch_size: int, steps_per_epoch: int, seed: int) -> None:
@@ -96,7 +96,8 @@ class StepSampler(Sampler[list[int]]):
         return self.steps_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first_step, self.first_step + self.steps_per_epoch):
+        end = (self.first_step // self.steps_per_epoch + 1) * self.steps_per_epoch
+        for step in range(self.first_step, end):
             yield self.batch_at(step)
 
     def batch_at(self, step: int) -> list[int]:

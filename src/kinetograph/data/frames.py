@@ -129,6 +129,26 @@ def _forces_of(frame: ase.Atoms) -> np.ndarray[Any, Any] | None:
     return None
 
 
+def require_disjoint(first: LabelledFrames, second: LabelledFrames) -> None:
+    """Raise ``UserError`` if a structure is in both: an error measured on it would say nothing.
+
+    Structures are the same when elements and positions are equal to the bit.
+    """
+    known = {_structure_key(atoms): number for number, atoms in enumerate(first.atoms)}
+    for number, atoms in enumerate(second.atoms):
+        twin = known.get(_structure_key(atoms))
+        if twin is not None:
+            raise UserError(
+                f"the structure is also in {first.source}, frame {twin}",
+                where=f"{second.source}, frame {number}",
+                mend="Split by trajectory, so that no frame is on two sides.",
+            )
+
+
+def _structure_key(atoms: ase.Atoms) -> bytes:
+    return hashlib.sha256(atoms.numbers.tobytes() + atoms.positions.tobytes()).digest()
+
+
 def force_std(forces: Sequence[np.ndarray[Any, Any]]) -> float:
     """Standard deviation of the force components about zero, eV/Å."""
     values = np.concatenate([f.ravel() for f in forces])

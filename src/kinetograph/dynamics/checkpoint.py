@@ -70,8 +70,11 @@ def describe_potential(potential: Potential) -> dict[str, Any]:
     }
 
 
-def save_checkpoint(path: Path, state: State, description: RunDescription) -> None:
+def save_checkpoint(path: Path, state: State, description: RunDescription, *, limit_K: float) -> None:
     """Write a state, replacing what is there in one atomic step.
+
+    Args:
+        limit_K: the temperature above which the run stops; its start decides it, so a resumed run needs it.
 
     Raises:
         UserError: it cannot be written.
@@ -93,6 +96,7 @@ def save_checkpoint(path: Path, state: State, description: RunDescription) -> No
         "format_version": FORMAT_VERSION,
         "step": state.step,
         "conservative": state.prediction.conservative,
+        "limit_K": limit_K,
         "run": asdict(description),
     }
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -101,8 +105,8 @@ def save_checkpoint(path: Path, state: State, description: RunDescription) -> No
 
 def load_checkpoint(
     path: Path, request: GraphRequest, device: torch.device | str = "cpu"
-) -> tuple[State, RunDescription]:
-    """The state and what made it.
+) -> tuple[State, RunDescription, float]:
+    """The state, what made it, and the temperature (K) above which the run stops.
 
     The neighbour list is built where it was built in the run, so that it is the same list.
 
@@ -120,6 +124,7 @@ def load_checkpoint(
             header = json.loads((file.metadata() or {})[HEADER_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         run = RunDescription(**header["run"])
+        limit_K = float(header["limit_K"])
         system = System(**_part(tensors, "system"))
         prediction = Prediction(**_part(tensors, "prediction"), conservative=header["conservative"])
         reference = System(
@@ -146,7 +151,7 @@ def load_checkpoint(
             where=str(path),
             mend="Start the run anew from the last frame of its trajectory.",
         ) from error
-    return state, run
+    return state, run, limit_K
 
 
 def require_same_run(old: RunDescription, new: RunDescription, where: Path) -> None:

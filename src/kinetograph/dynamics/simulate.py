@@ -32,9 +32,10 @@ from kinetograph.dynamics.reporters import (
     TrajectoryReporter,
     ns_per_day,
 )
-from kinetograph.dynamics.state import DEFAULT_SKIN_A, Integrator, State
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, Integrator, State, require_positive
 from kinetograph.dynamics.velocities import inertia_of, maxwell_boltzmann, temperature
-from kinetograph.errors import UserError
+from kinetograph.errors import RunFailed, UserError
+from kinetograph.pairs import shortest_pair
 from kinetograph.potential import Potential
 from kinetograph.system import System
 from kinetograph.trajectory import TrajectoryWriter
@@ -45,9 +46,13 @@ RUNAWAY_FACTOR = 20.0
 RUNAWAY_FLOOR_K = 100.0
 """Cold runs count as this warm for that purpose: a cold start may heat itself by relaxing."""
 N_LAST_GOOD_FRAMES = 5
+COINCIDENT_A = 0.5
+"""Å: atoms nearer than this are the likely cause of forces that are not finite; no bond is so short."""
+LARGEST_SEED = 2**64 - 1
+"""The key of the random numbers has so many bits."""
 
 
-class SimulationFailed(Exception):
+class SimulationFailed(RunFailed):
     """The run went wrong: forces are not finite, or the temperature ran away.
 
     The trajectory, the last checkpoint and a file with the last good frames are kept.
@@ -78,8 +83,13 @@ class SimulationResult:
 
 
 def restart_path(path: Path | str) -> Path:
-    """Where the checkpoint of a trajectory lies."""
-    return Path(path).with_suffix(".restart")
+    """Where the checkpoint of a trajectory lies: ``x.restart`` for ``x.h5``; other names are kept whole."""
+    return _beside(Path(path), ".restart")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """The companion of a trajectory; only ``.h5`` gives way, so that ``a.100K`` and ``a.200K`` share none."""
+    return path.with_name((path.stem if path.suffix == ".h5" else path.name) + ending)
 
 
 def simulate(
@@ -109,31 +119,33 @@ def simulate(
     Args:
         system: one structure where ``path`` is given; any batch otherwise.
         n_steps: step at which the run ends, steps before a restart included.
-        path: trajectory (``.h5``); the checkpoint lies beside it with the ending ``.restart``.
+        path: trajectory (``.h5``); the checkpoint lies beside it (see :func:`restart_path`).
         every: steps between frames, and between checks against the training domain.
         checkpoint_every: steps between checkpoints; by default one every half minute of wall time.
         skin_A: how much further than the cutoff the neighbour list reaches.
         initial_temperature_K: draw velocities at this temperature, 0 for a start at rest. By default
             the system's own velocities are kept; where it has none they are drawn at the temperature
             of the thermostat.
-        max_temperature_K: stop above this; by default 20 times the temperature the run should have.
-        resume: continue from the checkpoint; everything but ``n_steps`` must be as it was.
+        max_temperature_K: stop above this; by default 20 times the temperature the run should have, and
+            in a resumed run what it was before.
+        resume: continue from the checkpoint; what makes the run must be as it was.
         reporters: further reporters, closed at the end.
         status: live status and warnings on stderr.
         metadata: kept in the trajectory, beside what describes the run.
 
     Raises:
-        UserError: an input cannot be used, an output exists, or a resumed run is not the same.
+        UserError: an input cannot be used, the forces on it are not finite, an output exists, or a
+            resumed run is not the same. Nothing has been written then.
         SimulationFailed: the run went wrong; its files are kept.
         KeyboardInterrupt: the run was interrupted; it stopped after a whole step and can be resumed.
     """
-    _check_arguments(system, n_steps, seed, path, every, checkpoint_every)
+    _check_arguments(system, n_steps, seed, path, every, checkpoint_every, max_temperature_K)
     if potential.domain is not None:
         potential.domain.require_elements(system)
     run = RunDescription(
         integrator=describe_integrator(integrator),
         potential=describe_potential(potential),
-        seed=seed,
+        seed=int(seed),
         skin_A=skin_A,
         every=every,
         initial_temperature_K=initial_temperature_K,
@@ -142,7 +154,7 @@ def simulate(
     potential.eval()
     try:
         with torch.no_grad():
-            state, writer = _start(
+            state, writer, limit_K = _start(
                 potential,
                 system,
                 integrator,
@@ -152,8 +164,9 @@ def simulate(
                 resume,
                 metadata,
             )
-            loop = _Loop(potential, integrator, run, writer, n_steps, checkpoint_every)
-            loop.limit_K = max_temperature_K or _runaway_temperature(state, integrator, initial_temperature_K)
+            if max_temperature_K is not None:
+                limit_K = max_temperature_K
+            loop = _Loop(potential, integrator, run, writer, n_steps, checkpoint_every, limit_K)
             return loop.run(state, list(reporters), status, resumed=resume)
     finally:
         potential.train(was_training)
@@ -168,15 +181,15 @@ def _start(
     overwrite: bool,
     resume: bool,
     metadata: dict[str, Any] | None,
-) -> tuple[State, TrajectoryWriter | None]:
-    """The first state, from the structure or from the checkpoint, and the open trajectory."""
+) -> tuple[State, TrajectoryWriter | None, float]:
+    """The first state, from the structure or the checkpoint; the open trajectory; the runaway limit (K)."""
     if resume:
         if path is None:
             raise UserError("a run without files cannot be resumed", where="resume", mend="Give its path.")
-        state, old_run = load_checkpoint(restart_path(path), potential.request, system.device)
+        state, old_run, limit_K = load_checkpoint(restart_path(path), potential.request, system.device)
         require_same_run(old_run, run, restart_path(path))
         _require_same_atoms(state.system, system, restart_path(path))
-        return state, TrajectoryWriter.resume(path, state.step)
+        return state, TrajectoryWriter.resume(path, state.step), limit_K
     if path is not None and not overwrite:
         for output in (path, restart_path(path)):
             if output.exists():
@@ -186,8 +199,10 @@ def _start(
                     mend="Choose another name, resume the run, or overwrite it.",
                 )
     state = integrator.init(_with_velocities(system, integrator, run), potential, run.seed, skin_A=run.skin_A)
+    _require_finite_forces(state)
+    limit_K = _runaway_temperature(state, integrator, run.initial_temperature_K)
     if path is None:
-        return state, None
+        return state, None, limit_K
     restart_path(path).unlink(missing_ok=True)
     bonds = state.system.bonds
     writer = TrajectoryWriter(
@@ -199,13 +214,11 @@ def _start(
         metadata={**(metadata or {}), "run": asdict(run), "timestep_fs": integrator.timestep_fs},
         overwrite=overwrite,
     )
-    return state, writer
+    return state, writer, limit_K
 
 
 class _Loop:
     """The loop, with what it counts on the way."""
-
-    limit_K: float
 
     def __init__(
         self,
@@ -215,7 +228,9 @@ class _Loop:
         writer: TrajectoryWriter | None,
         n_steps: int,
         checkpoint_every: int | None,
+        limit_K: float,
     ) -> None:
+        self.limit_K = limit_K
         self.potential = potential
         self.integrator = integrator
         self.description = run
@@ -301,7 +316,7 @@ class _Loop:
             reason = f"the temperature is {hottest:.0f} K, above the limit of {self.limit_K:.0f} K"
         sentence = f"the run went wrong at step {state.step}: {reason}."
         if self.writer is not None:
-            last_frames = self.writer.path.with_suffix(".failed.extxyz")
+            last_frames = _beside(self.writer.path, ".failed.extxyz")
             _write_frames(last_frames, self._last_good, self.integrator.timestep_fs)
             sentence += (
                 f" The trajectory and its checkpoint are kept; the last good frames are in {last_frames}."
@@ -317,7 +332,7 @@ class _Loop:
         """The trajectory first: it must hold every frame up to the checkpoint."""
         if self.writer is not None:
             self.writer.flush()
-            save_checkpoint(restart_path(self.writer.path), state, self.description)
+            save_checkpoint(restart_path(self.writer.path), state, self.description, limit_K=self.limit_K)
         self._last_checkpoint = time.monotonic()
 
 
@@ -404,8 +419,22 @@ def _with_velocities(system: System, integrator: Integrator, run: RunDescription
 def _runaway_temperature(state: State, integrator: Integrator, initial_temperature_K: float | None) -> float:
     target = integrator.target_temperature_K
     targets = [target] if isinstance(target, int | float) else list(target or [])
-    start = temperature(state.system, state.inertia).max().item() if state.step == 0 else 0.0
+    start = temperature(state.system, state.inertia).max().item()
     return RUNAWAY_FACTOR * max(*targets, initial_temperature_K or 0.0, start, RUNAWAY_FLOOR_K, 0.0)
+
+
+def _require_finite_forces(state: State) -> None:
+    """Refuse a structure that the potential has no forces for, and say so where atoms coincide."""
+    broken = torch.nonzero(~torch.isfinite(state.prediction.forces).all(dim=1))[:, 0]
+    if len(broken) == 0:
+        return
+    pair = shortest_pair(state.system, COINCIDENT_A)
+    cause = f"atom {int(broken[0])} is the first of {len(broken)} such atoms"
+    mend = "Repair the structure, or check the model on other structures."
+    if pair is not None:
+        cause = f"atoms {pair.first} and {pair.second} are {pair.distance:.4f} Å apart"
+        mend = "Remove one of them or move them apart."
+    raise UserError(f"the forces at the start are not finite: {cause}", where="structure", mend=mend)
 
 
 def _require_same_atoms(old: System, new: System, where: Path) -> None:
@@ -426,24 +455,37 @@ def _require_same_atoms(old: System, new: System, where: Path) -> None:
 
 
 def _check_arguments(
-    system: System, n_steps: int, seed: int, path: Path | str | None, every: int, checkpoint_every: int | None
+    system: System,
+    n_steps: int,
+    seed: int,
+    path: Path | str | None,
+    every: int,
+    checkpoint_every: int | None,
+    max_temperature_K: float | None,
 ) -> None:
-    for name, value, least in (
-        ("n_steps", n_steps, 0),
-        ("seed", seed, 0),
-        ("every", every, 1),
-        ("checkpoint_every", checkpoint_every, 1),
+    for name, value, least, most in (
+        ("n_steps", n_steps, 0, math.inf),
+        ("seed", seed, 0, LARGEST_SEED),
+        ("every", every, 1, math.inf),
+        ("checkpoint_every", checkpoint_every, 1, math.inf),
     ):
-        if value is not None and (value != int(value) or value < least):
-            raise UserError(
-                f"{name} is {value}", where=name, mend=f"It must be a whole number from {least} on."
-            )
+        if value is not None and not (math.isfinite(value) and least <= value <= most and value % 1 == 0):
+            limits = f"from {least} on" if most == math.inf else f"from {least} to {most}"
+            raise UserError(f"{name} is {value}", where=name, mend=f"It must be a whole number {limits}.")
+    if max_temperature_K is not None:
+        require_positive("max_temperature_K", max_temperature_K)
     if path is not None and system.n_systems != 1:
         raise UserError(
             f"a trajectory file holds one structure, not {system.n_systems}",
             where="path",
             mend="Run them one by one.",
         )
+    if path is not None and str(path).endswith((".restart", ".failed.extxyz")):
+        raise UserError(
+            "this ending belongs to a file that lies beside a trajectory",
+            where=str(path),
+            mend="Name the trajectory with the ending .h5.",
+        )
     if path is not None and not Path(path).parent.is_dir():
         raise UserError("there is no such folder", where=str(Path(path).parent), mend="Make it first.")
-    System.from_ase(system.to_ase())  # refuses positions and cells that cannot be used
+    system.check()

@@ -20,6 +20,8 @@ from kinetograph.neighbors import NeighborList
 from kinetograph.potential import DirectPotential, Potential
 from kinetograph.system import System
 
+LONGEST_STEP_A = 1.0
+"""An atom that moved further between two calls: not a step of dynamics or of a relaxation."""
 ENERGY_PROPERTIES = ["energy", "free_energy", "energies", "stress"]
 
 
@@ -27,7 +29,9 @@ class KinetographCalculator(Calculator):
     """An ASE calculator on a potential: forces, and energy, energies and stress where it gives them.
 
     The neighbour list is kept between calls while the atoms stay the same ones and move less than
-    half the skin. Bonds are those of ``atoms.info["bonds"]`` or found once, in the first structure.
+    half the skin. Bonds are those of ``atoms.info["bonds"]``. Else they are found in the first structure
+    and stay, as in a run, until other atoms come or one has moved more than 1 Å since the last call: that
+    is another structure, whose bonds are found anew.
 
     Args:
         potential: put into evaluation mode.
@@ -97,19 +101,30 @@ class KinetographCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
 
     def _with_neighbors(self, system: System) -> tuple[System, NeighborList]:
-        """The system, with the bonds of the first structure, and a list that holds for it."""
+        """The system, its bonds known where they are needed, and a list that holds for it."""
         old = self._system
-        same_atoms = (
-            old is not None
-            and torch.equal(old.atomic_numbers, system.atomic_numbers)
-            and torch.equal(old.pbc, system.pbc)
-        )
-        if same_atoms and old is not None and system.bonds is None:
+        if old is not None and system.bonds is None and _goes_on(old, system):
             system = replace(system, bonds=old.bonds)
-        if same_atoms and self._neighbors is not None:
+        system = with_bonds(system, self.potential.request.bond_rule)
+        if self._neighbors is not None and old is not None and _same_graph(old, system):
             self._neighbors = self._neighbors.updated(system)
         else:
-            system = with_bonds(system, self.potential.request.bond_rule)
             self._neighbors = neighbors_for(system, self.potential.request, skin=self.skin_A)
         self._system = system
         return system, self._neighbors
+
+
+def _goes_on(old: System, new: System) -> bool:
+    """Whether the new structure is the old one a step later."""
+    if not torch.equal(old.atomic_numbers, new.atomic_numbers) or not torch.equal(old.pbc, new.pbc):
+        return False
+    return bool((new.positions - old.positions).square().sum(dim=1).max() <= LONGEST_STEP_A**2)
+
+
+def _same_graph(old: System, new: System) -> bool:
+    """Whether a neighbour list of the old system, with its edge types, can be brought up to date."""
+    if not torch.equal(old.atomic_numbers, new.atomic_numbers) or not torch.equal(old.pbc, new.pbc):
+        return False
+    if old.bonds is None or new.bonds is None:
+        return old.bonds is new.bonds
+    return torch.equal(old.bonds, new.bonds)

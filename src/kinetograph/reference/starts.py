@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from kinetograph.reference.openmm_systems import ANGLE_RAD, BOND_LENGTH_A
+from kinetograph.rotations import rotations_of
 
 Array = NDArray[np.float64]
 
@@ -35,7 +37,8 @@ def water_start(n_molecules: int, box_A: float, rng: np.random.Generator) -> Arr
     molecule = BOND_LENGTH_A * np.array(
         [[0.0, 0.0, 0.0], [math.sin(half), 0.0, math.cos(half)], [-math.sin(half), 0.0, math.cos(half)]]
     )
-    turned = np.einsum("mij,aj->mai", random_rotations(n_molecules, rng), molecule)
+    rotations = rotations_of(torch.from_numpy(rng.normal(size=(n_molecules, 4)))).numpy()
+    turned = np.einsum("mij,aj->mai", rotations, molecule)
     return np.reshape(oxygens[:, None, :] + turned, (-1, 3))
 
 
@@ -62,17 +65,3 @@ def tiled_water(
     kept = copies[np.sort(rng.permutation(len(copies))[:n_molecules])]
     oxygens = kept[:, :1]
     return np.reshape(oxygens * (box_A / (per_side * tile_box_A)) + (kept - oxygens), (-1, 3))
-
-
-def random_rotations(n_rotations: int, rng: np.random.Generator) -> Array:
-    """(n_rotations, 3, 3) rotation matrices, uniform over all rotations (Shoemake 1992: unit quaternions)."""
-    q = rng.normal(size=(n_rotations, 4))
-    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
-    return np.stack(
-        [
-            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], axis=1),
-            np.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], axis=1),
-            np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=1),
-        ],
-        axis=1,
-    )

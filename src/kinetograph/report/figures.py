@@ -244,14 +244,14 @@ def temperature(runs: list[RunRecord]) -> Figure | None:
 
 
 def cold_start(runs: list[RunRecord]) -> Figure | None:
-    """Kinetic energy from a cold start, run and reference aligned in time."""
+    """Kinetic energy per atom from a cold start, run and reference aligned in time."""
     traces: list[Json] = []
     reference_done = False
     for i, run in enumerate(runs):
         for n, comparison in enumerate((run.analysis or {}).get("cold_starts") or []):
-            curves = [("run", comparison["kinetic_energy_eV"])]
+            curves = [("run", comparison["kinetic_energy_eV_per_atom"])]
             if not reference_done:
-                curves.insert(0, ("reference", comparison["reference_kinetic_energy_eV"]))
+                curves.insert(0, ("reference", comparison["reference_kinetic_energy_eV_per_atom"]))
             for side, values in curves:
                 name = run.name if side == "run" else "reference"
                 traces.append(
@@ -266,13 +266,13 @@ def cold_start(runs: list[RunRecord]) -> Figure | None:
                         "line": {"color": color(i), "width": 2}
                         if side == "run"
                         else {"color": "$reference", "width": 1.6, "dash": "4px,3px"},
-                        "hovertemplate": "%{x:.3f} ps: %{y:.4f} eV<extra>%{fullData.name}</extra>",
+                        "hovertemplate": "%{x:.3f} ps: %{y:.5f} eV<extra>%{fullData.name}</extra>",
                     }
                 )
         reference_done = reference_done or bool(traces)
     if not traces:
         return None
-    layout = {"xaxis": axis("time, ps"), "yaxis": axis("kinetic energy, eV", rangemode="tozero")}
+    layout = {"xaxis": axis("time, ps"), "yaxis": axis("kinetic energy, eV per atom", rangemode="tozero")}
     return Figure(
         "Kinetic energy from a cold start", "Run and reference aligned at their first frames.", traces, layout
     )

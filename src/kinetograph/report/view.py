@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sparse
+import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from kinetograph import units
+from kinetograph.bonds import molecules
 from kinetograph.trajectory import Trajectory
 
 MAX_FRAMES = 60
@@ -90,11 +92,12 @@ def wrapped_molecules(
     n_atoms = positions.shape[1]
     ones = np.ones(len(bonds))
     graph = sparse.coo_array((ones, (bonds[:, 0], bonds[:, 1])), shape=(n_atoms, n_atoms)).tocsr()
-    n_molecules, molecule = sparse.csgraph.connected_components(graph, directed=False)
+    molecule = molecules(torch.as_tensor(bonds), n_atoms).numpy()
+    n_molecules = int(molecule.max()) + 1
     # Missing cell vectors of directions that are not periodic are filled in, only to invert the matrix.
     full = np.where(np.asarray(pbc)[None, :, None], cells, np.eye(3))
     fractional = np.einsum("fak,fkl->fal", positions, np.linalg.inv(full))
-    for parent, child in _outward(graph, molecule, n_molecules):
+    for parent, child in _outward(graph, molecule):
         step = fractional[:, child] - fractional[:, parent]
         fractional[:, child] -= np.rint(step) * np.asarray(pbc)
     size = np.bincount(molecule, minlength=n_molecules)
@@ -107,7 +110,7 @@ def wrapped_molecules(
 
 
 def _outward(
-    graph: sparse.csr_array, molecule: NDArray[np.int32], n_molecules: int
+    graph: sparse.csr_array, molecule: NDArray[np.int64]
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Bonds as (parents, children), layer by layer outward from one atom of each molecule."""
     both = (graph + graph.T).tocsr()

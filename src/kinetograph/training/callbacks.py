@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,53 +18,74 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kinetograph.atomic_file import write_atomically
-from kinetograph.errors import UserError
+from kinetograph.data.dataset import ForceDataset
+from kinetograph.errors import RunFailed, UserError
+from kinetograph.evaluation import errors_on
 from kinetograph.training.module import ForceTraining
 
 MONITOR = "valid_force_mae_eV_per_A"
-COLUMNS = (
-    "step",
-    "wall_s",
-    "learning_rate",
-    "train_loss",
-    "valid_force_mae_eV_per_A",
-    "valid_relative_error",
-)
+COLUMNS = ("step", "wall_s", "learning_rate", "train_loss", MONITOR, "valid_relative_error")
+
+Row = dict[str, float]
 
 
 class RunFolder(Callback):
-    """After every validation: ``last.ckpt``, a row of ``metrics.csv``, and ``best.kg`` if it is the best.
+    """Validates at every multiple of ``validate_every`` and at the end, and writes what a run leaves.
 
-    Each file is replaced in one atomic step, so that a run killed at any moment leaves files that open.
+    After each validation: ``last.ckpt``, a row of ``metrics.csv``, and ``best.kg`` if it is the best.
+    Each file is replaced in one atomic step, so that a run killed at any moment leaves files that
+    open. An interrupt (Ctrl-C) stops after a whole step, with a checkpoint there.
 
     Args:
+        valid: frames to validate on; the averaged weights are what is validated and kept.
         save_model: writes a model file; given the path, the module, and the metrics of the moment.
+        data: fingerprints of the frames; a run goes on with the same frames only.
         patience: stop after so many validations without a better one; ``None``: never.
     """
 
     def __init__(
         self,
         folder: Path,
-        save_model: Callable[[Path, ForceTraining, dict[str, float]], None],
+        valid: ForceDataset,
+        save_model: Callable[[Path, ForceTraining, Row], None],
         *,
+        data: dict[str, str],
         patience: int | None = None,
     ) -> None:
         self.folder = folder
+        self.valid = valid
         self.save_model = save_model
+        self.data = data
         self.patience = patience
-        self.best = float("inf")
+        self.best = math.inf
         self.best_step = 0
         self.wall_before = 0.0
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[Row] = []
+        self.interrupted = False
         self._started = 0.0
         self._losses: list[float] = []
+        self._old_handler: Any = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "rows": self.rows, "wall_s": self.wall_s}
+        return {
+            "best": self.best,
+            "best_step": self.best_step,
+            "rows": self.rows,
+            "wall_s": self.wall_s,
+            "losses": self._losses,
+            "data": self.data,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["data"] != self.data:
+            raise UserError(
+                "the frames are not those that this run was started with",
+                where=str(self.folder),
+                mend="Resume with the same files, or start a new run with training.initial_model.",
+            )
         self.best, self.best_step = state["best"], state["best_step"]
         self.rows, self.wall_before = list(state["rows"]), state["wall_s"]
+        self._losses = list(state["losses"])
 
     @property
     def wall_s(self) -> float:
@@ -71,29 +94,56 @@ class RunFolder(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._started = time.monotonic()
 
+        def stop(number: int, frame: object) -> None:
+            self.interrupted = True
+            trainer.should_stop = True
+
+        try:
+            self._old_handler = signal.signal(signal.SIGINT, stop)
+        except ValueError:  # not in the main thread: interrupts go elsewhere
+            self._old_handler = None
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self._old_handler is not None:
+            signal.signal(signal.SIGINT, self._old_handler)
+            self._old_handler = None
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        self._losses.append(float(outputs["loss"].detach()))
+        loss = float(outputs["loss"].detach())
+        if not math.isfinite(loss):
+            raise RunFailed(
+                f"the training went wrong at step {trainer.global_step}: the loss is not finite. "
+                "Lower training.learning_rate; what was written until then is kept."
+            )
+        self._losses.append(loss)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, ForceTraining)
-        if self.rows and self.rows[-1]["step"] == trainer.global_step:
-            return  # a resumed run closes the stretch it was saved in once more
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        step = trainer.global_step
+        if step % pl_module.config.validate_every and step < pl_module.config.max_steps:
+            # Between two validations: an interrupt, or a resumed run that closes the stretch it stopped in.
+            if self.interrupted:
+                self._write_checkpoint(trainer)
+            return
+        if self.rows and self.rows[-1]["step"] == step:
+            return
+        errors = errors_on(pl_module.best_weights, self.valid)
         row = {
-            "step": float(trainer.global_step),
+            "step": float(step),
             "wall_s": round(self.wall_s, 3),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train_loss": sum(self._losses) / max(1, len(self._losses)),
-            **{name: metrics[name] for name in COLUMNS if name in metrics},
+            MONITOR: errors.mae,
+            "valid_relative_error": errors.relative_error,
         }
         self._losses.clear()
         self.rows.append(row)
         for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=trainer.global_step)
+            logger.log_metrics({name: value for name, value in row.items() if name != "step"}, step=step)
         if row[MONITOR] < self.best:
-            self.best, self.best_step = row[MONITOR], trainer.global_step
+            self.best, self.best_step = row[MONITOR], step
             self.save_model(self.folder / "best.kg", pl_module, row)
         since_best = sum(r["step"] > self.best_step for r in self.rows)
         if self.patience is not None and since_best >= self.patience:
@@ -126,7 +176,8 @@ class RunFolder(Callback):
 class ProgressBar(Callback):
     """Step, rate, time left, loss and validation error, on stderr; a line per validation off a terminal."""
 
-    def __init__(self, max_steps: int, console: Console | None = None) -> None:
+    def __init__(self, run: RunFolder, max_steps: int, console: Console | None = None) -> None:
+        self.run = run
         self.console = console or Console(stderr=True)
         self.max_steps = max_steps
         self._progress: Progress | None = None
@@ -169,13 +220,13 @@ class ProgressBar(Callback):
             )
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if MONITOR not in trainer.callback_metrics:
+        step = trainer.global_step
+        if not self.run.rows or self.run.rows[-1]["step"] != step or step == self._start_step:
             return
-        mae = float(trainer.callback_metrics[MONITOR])
-        relative = float(trainer.callback_metrics["valid_relative_error"])
+        mae, relative = self.run.rows[-1][MONITOR], self.run.rows[-1]["valid_relative_error"]
         self._valid = f", valid MAE {1000.0 * mae:.3g} meV/Å ({100.0 * relative:.2f} %)"
         if self._progress is None:
-            step, rate = trainer.global_step, self._rate(trainer.global_step)
+            rate = self._rate(step)
             left = (self.max_steps - step) / max(rate, 1e-9)
             self.console.print(
                 f"step {step}/{self.max_steps}, {rate:.1f}/s, {left:.0f} s left{self._valid}", highlight=False

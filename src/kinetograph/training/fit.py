@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from kinetograph import model_file
 from kinetograph.atomic_file import write_atomically
-from kinetograph.data.dataset import ForceDataset, Sample, StepSampler, collate
-from kinetograph.data.frames import LabelledFrames, force_std, read_frames
+from kinetograph.data.dataset import ForceDataset, StepSampler, collate
+from kinetograph.data.frames import LabelledFrames, force_std, read_frames, require_disjoint
 from kinetograph.errors import UserError
 from kinetograph.graph import build_graph
 from kinetograph.models import build
@@ -24,6 +25,21 @@ from kinetograph.potential import DirectModel
 from kinetograph.training.callbacks import ProgressBar, RunFolder
 from kinetograph.training.module import ForceTraining
 from kinetograph.training.settings import TrainingSettings
+from kinetograph.training_domain import merge
+
+RUN_FILES = (
+    "config.yaml",
+    "last.ckpt",
+    "best.kg",
+    "metrics.csv",
+    "train.json",
+    "evaluation.json",
+    "evaluation.html",
+    "analysis.json",
+    "summary.json",
+    "report.html",
+)
+"""What a run leaves in its folder, results that describe its model included; trajectories are left alone."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +74,7 @@ def train(
     checkpoint = folder / "last.ckpt"
     _check_folder(folder, config, resume=resume, overwrite=overwrite)
     train_frames, valid_frames = read_frames(config.data.train), read_frames(config.data.valid)
-    if train_frames.sha256 == valid_frames.sha256:
-        raise UserError(
-            "training and validation frames are the same file",
-            where=str(config.data.valid),
-            mend="Validate on trajectories that are not trained on.",
-        )
+    require_disjoint(train_frames, valid_frames)
     _check_elements(train_frames, valid_frames)
 
     architecture, hyperparameters = config.model_arguments()
@@ -75,7 +86,10 @@ def train(
     if config.training.initial_model is None:
         _fit_statistics(model, train_frames, train_data)
     else:
-        _start_from(config.training.initial_model, model, architecture, hyperparameters, train_frames)
+        start = _initial_model(config.training.initial_model, architecture, hyperparameters, train_frames)
+        model.load_state_dict(start.state_dict())
+        assert start.domain is not None
+        domain = merge([start.domain, domain])
 
     rotate = config.training.rotate
     if rotate is None:
@@ -99,22 +113,35 @@ def train(
             },
         )
 
-    folder.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(
+        folder,
+        valid_data,
+        save_model,
+        data={"train": train_frames.sha256, "valid": valid_frames.sha256},
+        patience=config.training.early_stop_patience,
+    )
+    # Nothing on disk was touched so far: whatever could be refused has been.
+    _prepare_folder(folder, resume=resume)
     write_atomically(folder / "config.yaml", config.to_yaml().encode())
-    run = RunFolder(folder, save_model, patience=config.training.early_stop_patience)
     callbacks: list[lightning.pytorch.Callback] = [run]
     if progress:
-        callbacks.append(ProgressBar(config.training.max_steps))
-    steps = min(config.training.validate_every, config.training.max_steps)
-    sampler = StepSampler(len(train_data), config.training.batch_size, steps, config.training.seed)
+        callbacks.append(ProgressBar(run, config.training.max_steps))
+    sampler = StepSampler(
+        len(train_data),
+        config.training.batch_size,
+        min(config.training.validate_every, config.training.max_steps),
+        config.training.seed,
+    )
+    sampler.first_step = _step_of(checkpoint) if resume else 0
     _quiet_lightning()
     trainer = lightning.Trainer(
-        accelerator="auto",
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
         max_steps=config.training.max_steps,
         gradient_clip_val=config.training.gradient_clip,
         logger=TensorBoardLogger(folder, name="tensorboard", version=""),
         callbacks=callbacks,
+        limit_val_batches=0,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -124,10 +151,11 @@ def train(
     trainer.fit(
         module,
         DataLoader(train_data, batch_sampler=sampler, collate_fn=collate),
-        _validation_loader(valid_data),
         ckpt_path=checkpoint if resume else None,
         weights_only=True,
     )
+    if run.interrupted:
+        raise KeyboardInterrupt
     return TrainResult(
         model=folder / "best.kg",
         best_step=run.best_step,
@@ -137,34 +165,60 @@ def train(
     )
 
 
-def _validation_loader(data: ForceDataset) -> DataLoader[Sample]:
-    # About two thousand atoms at once keep the graph in cache and the call overhead small.
-    atoms = sum(s.system.n_atoms for s in data.samples) / len(data)
-    return DataLoader(data, batch_size=max(1, int(2000 / atoms)), collate_fn=collate)
-
-
 def _check_folder(folder: Path, config: TrainingSettings, *, resume: bool, overwrite: bool) -> None:
+    """Refuse what can be refused before any work; nothing is changed."""
     checkpoint, saved = folder / "last.ckpt", folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise UserError("the run folder is a file", where=str(folder), mend="Choose another name.")
     if resume:
         if not checkpoint.is_file():
             raise UserError(
                 "there is nothing to resume", where=str(checkpoint), mend="Start without --resume."
             )
+        try:
+            _step_of(checkpoint)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise UserError(
+                f"the checkpoint cannot be read: it is damaged or truncated ({type(error).__name__})",
+                where=str(checkpoint),
+                mend="Start again; training.initial_model=best.kg keeps what was learned.",
+            ) from error
         if saved.is_file() and saved.read_text(encoding="utf-8") != config.to_yaml():
             raise UserError(
                 "the configuration is not the one this run was started with",
                 where=str(saved),
                 mend="Resume with the same configuration, or start a new run with training.initial_model.",
             )
-    elif saved.exists() or checkpoint.exists():
+        return
+    if checkpoint.exists() or (folder / "best.kg").exists():
         if not overwrite:
             raise UserError(
                 "the folder already holds a run",
                 where=str(folder),
                 mend="Continue it with --resume, replace it with --overwrite, or choose another folder.",
             )
-        for old in (checkpoint, folder / "best.kg", folder / "metrics.csv", saved):
-            old.unlink(missing_ok=True)
+        start = config.training.initial_model
+        if start is not None and start.resolve().parent == folder.resolve():
+            raise UserError(
+                "the initial model lies in the folder that would be replaced",
+                where=str(start),
+                mend="Choose another folder for the new run.",
+            )
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+
+
+def _prepare_folder(folder: Path, *, resume: bool) -> None:
+    """Make the folder and take out what an earlier run left, results that describe its model included."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if resume:
+        return
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
 def _check_elements(train_frames: LabelledFrames, valid_frames: LabelledFrames) -> None:
@@ -188,9 +242,10 @@ def _fit_statistics(model: DirectModel, frames: LabelledFrames, data: ForceDatas
     model.model.fit_statistics(build_graph(s.system, s.neighbors, data.request) for s in data.samples)
 
 
-def _start_from(
-    path: Path, model: DirectModel, architecture: str, hyperparameters: dict[str, Any], frames: LabelledFrames
-) -> None:
+def _initial_model(
+    path: Path, architecture: str, hyperparameters: dict[str, Any], frames: LabelledFrames
+) -> DirectModel:
+    """The model to start from, which must be of the same make and for the same elements."""
     header = model_file.read_header(path)
     if header.architecture != architecture or header.hyperparameters != hyperparameters:
         raise UserError(
@@ -199,13 +254,13 @@ def _start_from(
             where=str(path),
             mend="Give the same preset and sizes.",
         )
-    start = model_file.load(path)
-    assert start.domain is not None
-    if start.domain.elements != frames.elements:
+    model = model_file.load(path)
+    assert model.domain is not None
+    if model.domain.elements != frames.elements:
         raise UserError(
             "the initial model was trained on other elements than these frames hold", where=str(path)
         )
-    model.load_state_dict(start.state_dict())
+    return model
 
 
 def _fingerprint(frames: LabelledFrames) -> dict[str, Any]:

@@ -30,7 +30,6 @@ class ForceTraining(lightning.LightningModule):
         self.config = config
         self.rotate = rotate
         self.average = copy.deepcopy(model).requires_grad_(False) if config.ema_decay > 0.0 else None
-        self._errors: list[tuple[float, float, float, int]] = []
 
     @property
     def best_weights(self) -> DirectModel:
@@ -68,24 +67,6 @@ class ForceTraining(lightning.LightningModule):
         with torch.no_grad():
             for kept, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 kept.lerp_(now, 1.0 - decay)
-
-    def validation_step(self, batch: Sample, batch_idx: int) -> None:
-        predicted = self.best_weights(batch.system, batch.neighbors).forces
-        error = predicted - batch.forces
-        self._errors.append(
-            (
-                float(error.abs().sum()),
-                float(error.norm(dim=1).sum()),
-                float(batch.forces.norm(dim=1).sum()),
-                error.numel(),
-            )
-        )
-
-    def on_validation_epoch_end(self) -> None:
-        absolute, vector, reference, n = (sum(column) for column in zip(*self._errors, strict=True))
-        self._errors.clear()
-        self.log("valid_force_mae_eV_per_A", absolute / n)
-        self.log("valid_relative_error", vector / max(reference, 1e-300))
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.learning_rate)

@@ -32,7 +32,6 @@ class ModelSettings(_Section):
 class DataSettings(_Section):
     train: Path = Field(description="labelled frames, extended XYZ, forces in eV/Å")
     valid: Path = Field(description="frames of other trajectories: choose the best model and stop by them")
-    test: Path | None = Field(None, description="frames never used in training; `evaluate` reports on them")
 
 
 class OptimizerSettings(_Section):
