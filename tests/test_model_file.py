@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ase
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 
 from kinetograph import model_file
 from kinetograph.atomic_file import write_atomically
-from kinetograph.bonds import BondRule
+from kinetograph.bonds import BondRule, with_bonds
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
 from kinetograph.models import build
@@ -113,6 +115,26 @@ def test_newer_format_and_other_bond_rule_are_refused(saved: Path) -> None:
     _rewrite(saved, format_version=1, bond_rule={"max_separation": 1, "tolerance": 1.3})
     with pytest.raises(UserError, match="bond rule"):
         model_file.load(saved)
+    _rewrite(saved, bond_rule={"max_separation": 2, "tolerance": 1.5})
+    assert model_file.load(saved).request.bond_rule == BondRule(max_separation=2, tolerance=1.5)
+
+
+@pytest.mark.parametrize("damage", [{"domain": {}}, {"elements": ["Xx", "H"]}, {"bond_rule": {"reach": 3}}])
+def test_a_damaged_header_is_refused(saved: Path, damage: dict[str, object]) -> None:
+    _rewrite(saved, **damage)
+    with pytest.raises(UserError, match="header"):
+        model_file.load(saved)
+
+
+def test_a_file_of_format_1_still_gives_the_forces_it_gave() -> None:
+    """Written when the format was made; every later version has to load it."""
+    folder = Path(__file__).parent / "golden"
+    expected = json.loads((folder / "gamd-covariant-1.json").read_text())
+    model = model_file.load(folder / "gamd-covariant-1.kg")
+    water = ase.Atoms("OHH", positions=expected["positions_A"])
+    system = System.from_ase(water)
+    forces = model(system, neighbors_for(with_bonds(system, model.request.bond_rule), model.request)).forces
+    np.testing.assert_allclose(forces, expected["forces_eV_per_A"], rtol=1e-4, atol=1e-6)
 
 
 def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,4 +97,7 @@ def _override(data: dict[str, Any], item: str) -> None:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
             raise UserError(f"{section!r} is not a section", where="command line")
-    data[name] = yaml.safe_load(text)
+    try:
+        data[name] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value in {item!r} is not valid YAML", where="command line") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from kinetograph.atomic_file import write_atomically
+from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.models import build
 from kinetograph.potential import DirectModel
@@ -133,21 +134,32 @@ def load(
         UserError: as :func:`read_header`, or the weights do not fit the header.
     """
     header = read_header(path)
+    unknown = set(header.elements) - set(chemical_symbols)
+    if unknown:
+        raise UserError(f"the model file's header names unknown elements {unknown}", where=str(path))
     model = build(header.architecture, [number_of[e] for e in header.elements], header.hyperparameters)
-    rule = model.request.bond_rule
-    if (asdict(rule) if rule else None) != header.bond_rule:
-        # the stored rule is the one the model was trained with, whatever today's default is
+    # The stored rule is the one the model was trained with, whatever today's default is.
+    try:
+        rule = BondRule(**header.bond_rule) if header.bond_rule else None
+        domain = domain_from_json(header.domain)
+    except (TypeError, KeyError, AssertionError) as error:
+        raise UserError(f"the model file's header is damaged ({error})", where=str(path)) from error
+    built = model.request.bond_rule
+    if (rule.max_separation if rule else 0) != (built.max_separation if built else 0):
         raise UserError(
-            f"the file's bond rule {header.bond_rule} is not the one its hyperparameters give",
-            where=str(path),
+            f"the file's bond rule {header.bond_rule} is not that of its hyperparameters", where=str(path)
         )
+    model.request = model.model.request = replace(model.request, bond_rule=rule)
     try:
         with safe_open(Path(path), framework="pt") as file:
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError) as error:
+        writer = header.software.get("kinetograph", "unknown")
         raise UserError(
-            f"the weights do not fit the model file's header ({error})", where=str(path)
+            f"the weights do not fit the model file's header; it was written by version {writer}",
+            where=str(path),
+            mend=f"The first difference: {str(error).splitlines()[-1].strip()}",
         ) from error
-    model.domain = domain_from_json(header.domain)
+    model.domain = domain
     model.eval().requires_grad_(False)
     return model.to(device=device, dtype=dtype)

@@ -249,6 +249,20 @@ def test_missing_truncated_and_foreign_files(
     refused(run("report", "nowhere"), "no such run folder")
 
 
+def test_places_that_cannot_be_written_and_values_that_cannot_be_read(
+    run: Run, argon_config: dict[str, Any], argon_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(argon_config))
+    refused(run("template", "nowhere/x.yaml"), "nowhere/x.yaml")
+    refused(run("train", "c.yaml", "--out", "c.yaml"), "is a file")
+    refused(run("train", "c.yaml", "model.preset=["), "not valid YAML")
+    refused(run("train", "c.yaml", "model.cutoff_A=.inf"), "cutoff_A")
+    refused(run("train", "c.yaml", "training.seed=100000000000000000000"), "training.seed")
+    before = (tmp_path / "c.yaml").read_bytes()
+    refused(run("info", argon_model, "--json", "c.yaml"), "exists already")
+    assert (tmp_path / "c.yaml").read_bytes() == before
+
+
 def test_outputs_that_exist_are_not_replaced(
     run: Run, argon_model: Path, argon_data: Path, tmp_path: Path
 ) -> None:
@@ -265,9 +279,12 @@ def test_md_refuses_impossible_settings(run: Run, argon_model: Path, tmp_path: P
     start = argon_start(tmp_path / "start.extxyz")
     refused(run("md", argon_model, start), "needs a temperature")
     refused(run("md", argon_model, start, "--temperature-K", "-5"), "temperature")
-    refused(run("md", argon_model, start, "--temperature-K", "50", "--timestep-fs", "0"), "time")
+    refused(run("md", argon_model, start, "--temperature-K", "50", "--timestep-fs", "0"), "timestep_fs is 0")
+    refused(run("md", argon_model, start, "--ensemble", "nve", "--temperature-K", "50"), "no meaning")
+    refused(run("md", argon_model, start, "--ensemble", "langevin", "--massive"), "--massive has no meaning")
+    refused(run("md", argon_model, start, "--temperature-K", "50", "--device", "abacus"), "abacus")
     refused(run("md", argon_model, start, "--temperature-K", "50", "--frame", "7"), "no frame 7")
-    refused(run("md", argon_model, start, "--temperature-K", "50", "--resume"), "")
+    refused(run("md", argon_model, start, "--temperature-K", "50", "--resume"), "nothing to resume")
 
 
 def _on_a_small_disk(folder: Path, kib: int, *words: object) -> subprocess.CompletedProcess[str]:

@@ -126,6 +126,18 @@ def test_bonds_stay_while_the_atoms_move_and_are_found_anew_in_another_structure
     assert np.abs(atoms.get_forces()).max() == 0.0
 
 
+def test_wrapping_atoms_into_the_cell_is_no_jump() -> None:
+    atoms = ase.Atoms("H2", [[0, 0, 9.0], [0, 0, 9.75]], cell=[10.0, 10.0, 10.0], pbc=True)
+    atoms.calc = KinetographCalculator(Harmonic(stiffness=10.0, length=0.75, cutoff=4.0))
+    atoms.get_forces()
+    atoms.positions[1, 2] = 10.5  # 1.5 Å apart: no longer a bond by the radii
+    before = atoms.get_forces()
+    atoms.wrap()
+    assert atoms.positions[1, 2] == pytest.approx(0.5)
+    np.testing.assert_allclose(atoms.get_forces(), before)
+    assert before[1, 2] == pytest.approx(-7.5)
+
+
 def test_bonds_that_are_given_hold_even_where_the_neighbour_list_does() -> None:
     atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 1.75]])
     atoms.calc = KinetographCalculator(Harmonic(stiffness=10.0, length=0.75, cutoff=4.0))

@@ -12,7 +12,8 @@ import pytest
 
 from kinetograph.errors import UserError
 from kinetograph.report import read_run, write_evaluation_page, write_report
-from kinetograph.report.page import _significant, _with_error, embedded_json
+from kinetograph.report.html import embedded_json
+from kinetograph.report.numbers import significant, with_error
 
 
 def test_embedded_json_is_inert_and_keeps_its_values() -> None:
@@ -36,11 +37,11 @@ def test_embedded_json_is_inert_and_keeps_its_values() -> None:
 def test_numbers_are_written_to_the_digits_that_their_error_allows(
     value: float, error: float, shown: str
 ) -> None:
-    assert _with_error(value, error) == shown
+    assert with_error(value, error) == shown
 
 
 def test_significant_digits() -> None:
-    assert [_significant(v, 3) for v in (0.0143, 12345.0, 0.0, 1.5e-7)] == [
+    assert [significant(v, 3) for v in (0.0143, 12345.0, 0.0, 1.5e-7)] == [
         "0.0143",
         "12,345",
         "0",
@@ -97,9 +98,17 @@ def test_folders_that_cannot_be_reported_are_refused(tmp_path: Path) -> None:
         write_report(tmp_path / "report.html", [])
 
 
-def test_the_evaluation_page_has_the_table(run_folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_evaluation_page_has_the_table_and_what_was_evaluated(
+    run_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
     evaluation = json.loads((run_folders[0] / "evaluation.json").read_text())
-    html = write_evaluation_page(tmp_path / "e.html", evaluation, facts={"model": "best.kg"}).read_text()
-    assert "best.kg" in html
-    assert "3Dmol v" not in html  # no scene, so no viewer: a smaller page
-    assert "parity" not in write_evaluation_page(tmp_path / "f.html", {"errors": {}}).name
+    bare = write_evaluation_page(tmp_path / "f.html", evaluation).read_text()
+    assert "108 atoms" not in bare
+    assert "4,320 atoms compared, Ar" in bare
+    assert 'id="provenance"' not in bare
+    assert "3Dmol v" not in bare  # no scene, so no viewer: a smaller page
+    facts = {"model": "runs/best.kg", "data": "<test>.extxyz", "data_sha256": "0123abcd" * 8}
+    html = write_evaluation_page(tmp_path / "e.html", {**facts, **evaluation}).read_text()
+    own = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+    for expected in ("runs/best.kg", "&lt;test&gt;.extxyz", "0123abcd" * 8, "data sha256"):
+        assert expected in own

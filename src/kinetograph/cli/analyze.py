@@ -42,7 +42,7 @@ def analyze(
     from kinetograph.trajectory import Trajectory
 
     numbers = (out or trajectories[0].parent) / "analysis.json"
-    refuse_existing(numbers, overwrite=overwrite)
+    refuse_existing(numbers, json, overwrite=overwrite)
     with ExitStack() as stack:
         runs = [stack.enter_context(Trajectory.open(path)) for path in trajectories]
         others = [stack.enter_context(Trajectory.open(path)) for path in reference or []]

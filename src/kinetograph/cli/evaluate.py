@@ -15,6 +15,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for evaluation.json and evaluation.html; the model's if left out."),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier evaluation.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Also write the numbers as JSON here; `-` for stdout.")
@@ -27,15 +28,15 @@ def evaluate(
     from rich.progress import Progress
 
     from kinetograph import model_file
-    from kinetograph.cli.output import err, refuse_existing, table, write_json
+    from kinetograph.cli.output import checked_device, err, refuse_existing, table, write_json
     from kinetograph.data.frames import read_frames
     from kinetograph.evaluation import evaluate as run
     from kinetograph.report.page import write_evaluation_page
 
     folder = out or model.parent
     numbers, page = folder / "evaluation.json", folder / "evaluation.html"
-    refuse_existing(numbers, page, overwrite=overwrite)
-    potential = model_file.load(model)
+    refuse_existing(numbers, page, json, overwrite=overwrite)
+    potential = model_file.load(model, device=checked_device(device))
     frames = read_frames(data)
     with Progress(console=err, transient=True) as bar:
         task = bar.add_task("evaluating", total=len(frames))

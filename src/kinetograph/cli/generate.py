@@ -62,10 +62,11 @@ def argon(
 
     Example: `kinetograph generate argon data/argon`
     """
-    from kinetograph.errors import needs
+    from kinetograph.cli.output import refuse_existing
     from kinetograph.reference.generate import generate_argon
 
-    with needs("openmm", extra="reference"), _bar() as progress:
+    refuse_existing(json, overwrite=overwrite)
+    with _bar() as progress:
         made = generate_argon(
             out,
             n_atoms=atoms,
@@ -120,10 +121,11 @@ def water(
 
     Example: `kinetograph generate water data/water --molecules 64`
     """
-    from kinetograph.errors import needs
+    from kinetograph.cli.output import refuse_existing
     from kinetograph.reference.generate import generate_water
 
-    with needs("openmm", extra="reference"), _bar() as progress:
+    refuse_existing(json, overwrite=overwrite)
+    with _bar() as progress:
         made = generate_water(
             out,
             n_molecules=molecules,

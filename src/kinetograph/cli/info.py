@@ -18,9 +18,10 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    from kinetograph.cli.output import write_json
+    from kinetograph.cli.output import refuse_existing, write_json
     from kinetograph.models import DEFAULT_PRESET, PRESETS, build
 
+    refuse_existing(json, overwrite=False)
     records = []
     for name, preset in PRESETS.items():
         arguments = {key: value for key, value in preset.items() if key != "architecture"}
@@ -64,9 +65,10 @@ def info(
     """
     from dataclasses import asdict
 
-    from kinetograph.cli.output import table, write_json
+    from kinetograph.cli.output import refuse_existing, table, write_json
     from kinetograph.model_file import read_header
 
+    refuse_existing(json, overwrite=False)
     header = read_header(model)
     sizes = ", ".join(f"{k} {v}" for k, v in header.hyperparameters.items() if k != "cutoff")
     domain = header.domain

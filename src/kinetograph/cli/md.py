@@ -41,13 +41,18 @@ def md(
     steps: Annotated[int, typer.Option(help="Steps to run.")] = 10_000,
     every: Annotated[int, typer.Option(help="Steps between frames.")] = 100,
     time_constant: Annotated[
-        float, typer.Option("--time-constant-fs", help="Of the Nosé-Hoover chains, fs.")
-    ] = 100.0,
-    chain_length: Annotated[int, typer.Option(help="Thermostats in a Nosé-Hoover chain.")] = 3,
+        float | None,
+        typer.Option("--time-constant-fs", help="Of Nosé-Hoover chains, fs; 100 if left out."),
+    ] = None,
+    chain_length: Annotated[
+        int | None, typer.Option(help="Thermostats in a Nosé-Hoover chain; 3 if left out.")
+    ] = None,
     massive: Annotated[
-        bool, typer.Option("--massive", help="One chain for every degree of freedom.")
+        bool, typer.Option("--massive", help="One Nosé-Hoover chain for every degree of freedom.")
     ] = False,
-    friction: Annotated[float, typer.Option("--friction-per-ps", help="Of Langevin dynamics, 1/ps.")] = 1.0,
+    friction: Annotated[
+        float | None, typer.Option("--friction-per-ps", help="Of Langevin dynamics, 1/ps; 1 if left out.")
+    ] = None,
     skin: Annotated[
         float, typer.Option("--skin-A", help="Reach of the neighbour list beyond the cutoff, Å.")
     ] = 1.0,
@@ -56,6 +61,7 @@ def md(
         typer.Option("--compile", help="Compile the model first (takes a C++ compiler): for long runs."),
     ] = False,
     seed: Annotated[int, typer.Option(help="One seed, one trajectory.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the trajectory from its checkpoint.")
     ] = False,
@@ -69,19 +75,23 @@ def md(
     Example: `kinetograph md run/best.kg data/start.extxyz --temperature-K 300 --steps 20000 --out water.h5`
     """
     from kinetograph import model_file
-    from kinetograph.cli.output import resumable, table, write_json
+    from kinetograph.cli.output import checked_device, refuse_existing, resumable, table, write_json
     from kinetograph.data.frames import read_structures
     from kinetograph.dynamics import simulate
     from kinetograph.errors import UserError
     from kinetograph.system import System
 
-    potential = model_file.load(model)
+    numbers = out.with_name(out.name + ".json")
+    if not resume:
+        refuse_existing(numbers, overwrite=overwrite)
+    refuse_existing(json, overwrite=overwrite)
+    potential = model_file.load(model, device=checked_device(device))
     if compiled:
         potential.use_compiler()
     structures = read_structures(start)
     if not -len(structures) <= frame < len(structures):
         raise UserError(f"there is no frame {frame}; the file has {len(structures)}", where=str(start))
-    system = System.from_ase(structures[frame])
+    system = System.from_ase(structures[frame], device=device)
     integrator = make_integrator(
         ensemble,
         temperature_K=temperature,
@@ -119,7 +129,9 @@ def md(
     ]
     rows += [("warning", text) for text in result.warnings]
     table("Molecular dynamics", rows, to_stderr=str(json) == "-")
-    write_json(json, result_record(result))
+    record = result_record(result)
+    write_json(numbers, record)
+    write_json(json, record)
 
 
 def result_record(result: Any) -> dict[str, Any]:
@@ -142,15 +154,35 @@ def make_integrator(
     *,
     temperature_K: float | None,
     timestep_fs: float,
-    time_constant_fs: float,
-    chain_length: int,
+    time_constant_fs: float | None,
+    chain_length: int | None,
     massive: bool,
-    friction_per_ps: float,
+    friction_per_ps: float | None,
 ) -> Integrator:
-    """The integrator that the words ask for."""
+    """The integrator that the words ask for; a word that it has no use for is refused."""
     from kinetograph.dynamics import Langevin, NoseHoover, VelocityVerlet
     from kinetograph.errors import UserError
 
+    chains = {
+        "--time-constant-fs": time_constant_fs,
+        "--chain-length": chain_length,
+        "--massive": massive or None,
+    }
+    useless = {
+        Ensemble.nve: {"--temperature-K": temperature_K, "--friction-per-ps": friction_per_ps, **chains},
+        Ensemble.nose_hoover: {"--friction-per-ps": friction_per_ps},
+        Ensemble.langevin: chains,
+    }[ensemble]
+    for word, value in useless.items():
+        if value is not None:
+            mend = (
+                "Give --initial-temperature-K for velocities."
+                if word == "--temperature-K"
+                else "Leave it out."
+            )
+            raise UserError(
+                f"{word} has no meaning for the ensemble {ensemble}", where="command line", mend=mend
+            )
     if ensemble is Ensemble.nve:
         return VelocityVerlet(timestep_fs=timestep_fs)
     if temperature_K is None:
@@ -158,11 +190,15 @@ def make_integrator(
             f"the ensemble {ensemble} needs a temperature", where="command line", mend="Give --temperature-K."
         )
     if ensemble is Ensemble.langevin:
-        return Langevin(timestep_fs=timestep_fs, temperature_K=temperature_K, friction_per_ps=friction_per_ps)
+        return Langevin(
+            timestep_fs=timestep_fs,
+            temperature_K=temperature_K,
+            friction_per_ps=1.0 if friction_per_ps is None else friction_per_ps,
+        )
     return NoseHoover(
         timestep_fs=timestep_fs,
         temperature_K=temperature_K,
-        time_constant_fs=time_constant_fs,
-        chain_length=chain_length,
+        time_constant_fs=100.0 if time_constant_fs is None else time_constant_fs,
+        chain_length=3 if chain_length is None else chain_length,
         massive=massive,
     )

@@ -50,10 +50,23 @@ def resumable() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def refuse_existing(*paths: Path, overwrite: bool) -> None:
-    """Raise ``UserError`` if an output exists and may not be replaced."""
+def checked_device(name: str) -> str:
+    """A device that torch knows and this machine has, or ``UserError``."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"the device {name!r} cannot be used here", where="--device", mend="Use cpu."
+        ) from error
+    return name
+
+
+def refuse_existing(*paths: Path | None, overwrite: bool) -> None:
+    """Raise ``UserError`` if an output exists and may not be replaced; ``None`` and ``-`` never do."""
     for path in paths:
-        if path.exists() and not overwrite:
+        if path is not None and str(path) != "-" and path.exists() and not overwrite:
             raise UserError(
                 "the output exists already", where=str(path), mend="Give --overwrite, or another place."
             )

@@ -46,11 +46,12 @@ def train(
     """
     from dataclasses import asdict
 
-    from kinetograph.cli.output import resumable, table, write_json
+    from kinetograph.cli.output import refuse_existing, resumable, table, write_json
     from kinetograph.config import load_config
     from kinetograph.errors import needs
 
     settings = load_config(config, changes)
+    refuse_existing(json, overwrite=overwrite)
     with needs("lightning", extra="train"):
         from kinetograph.training.fit import train as fit
 
@@ -63,4 +64,6 @@ def train(
         ("time", f"{result.wall_s:.0f} s"),
     ]
     table("Trained", rows, to_stderr=str(json) == "-")
-    write_json(json, {**asdict(result), "model": str(result.model)})
+    record = {**asdict(result), "model": str(result.model)}
+    write_json(out / "train.json", record)
+    write_json(json, record)

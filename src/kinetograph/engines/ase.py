@@ -11,6 +11,7 @@ from typing import Any, Literal
 import ase
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.geometry import find_mic
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from kinetograph.bonds import with_bonds
@@ -115,10 +116,14 @@ class KinetographCalculator(Calculator):
 
 
 def _goes_on(old: System, new: System) -> bool:
-    """Whether the new structure is the old one a step later."""
+    """Whether the new structure is the old one a step later; atoms may have been wrapped into the cell."""
     if not torch.equal(old.atomic_numbers, new.atomic_numbers) or not torch.equal(old.pbc, new.pbc):
         return False
-    return bool((new.positions - old.positions).square().sum(dim=1).max() <= LONGEST_STEP_A**2)
+    moved = new.positions - old.positions
+    if bool(moved.square().sum(dim=1).max() <= LONGEST_STEP_A**2):
+        return True
+    _, to_nearest_image = find_mic(moved.cpu().numpy(), new.cell[0].cpu().numpy(), new.pbc[0].cpu().numpy())
+    return bool(to_nearest_image.max() <= LONGEST_STEP_A)
 
 
 def _same_graph(old: System, new: System) -> bool:

@@ -7,8 +7,8 @@ without an energy in between.
 ==================================  ==============================================================
 paper                               here
 ==================================  ==============================================================
-v_i, node state, eq. (5)            ``nodes`` (n_atoms, width)
-e_ij^(0), edge embedding            ``edges`` (n_edges, width)
+v_i, node state                     ``nodes`` (n_atoms, width), first ``GAMD.node_embedding``
+e_ij^(0), edge embedding            ``edges`` (n_edges, width), by ``GAMD.edge_encoder``
 u_ij = (q_i − q_j)/|q_i − q_j|      ``−graph.unit_vectors``; the sign is absorbed by the first layer
 b_ij, bond flag                     one-hot of ``graph.edge_types`` without its first column
 e_ij^(l) = A^(l) e_ij^(0)           ``PaperLayer.edge_transform``
@@ -34,6 +34,11 @@ Three forms, chosen by ``form``:
 ``"covariant"``
     ours: the code's layer on invariant edges (Gaussians of the distance, apart for each bond
     type) with an envelope, and an edge force head, so that forces turn with the structure exactly.
+
+Ours in both published forms, equal in function or a choice that the paper leaves open: the node
+encoder is a table of one vector per element, which an MLP of a one-hot vector is; the length enters
+standardised; the statistics of the length are fitted once on the training data instead of running
+along; LayerNorm throughout, as in the program's published recipes; forces have a scale but no mean.
 
 The first two see the components of the unit vector, so their forces turn with the structure only
 as far as training by random rotations teaches them to.
@@ -61,7 +66,7 @@ CODE_GAMMA = 40.0
 
 
 class PaperLayer(nn.Module):
-    """Eqs. (2)–(5): message, sum, update, normalisation, residual."""
+    """The layer as the paper writes it: message, sum, update, normalisation, residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -143,7 +148,8 @@ class GAMD(Trunk):
         width: size of node and edge states (128 in the paper's Lennard-Jones and TIP3P models).
         n_layers: message-passing steps (4).
         n_radial: Gaussians of the distance per bond type, ``form="covariant"`` only.
-        edge_dropout: dropout after the edge encoder, ``form="code"`` only (0.1 in the program).
+        encoder_dropout: dropout after the edge encoder, ``form="code"`` only (0.1 in the program,
+            whose option for dropping whole edges is another one, and off).
         max_bond_separation: largest number of bonds that makes an edge type of its own; 0: bonds
             are not used, 1: the paper's bond flag, 2: the ends of an angle too.
     """
@@ -161,7 +167,7 @@ class GAMD(Trunk):
         width: int = 128,
         n_layers: int = 4,
         n_radial: int = 40,
-        edge_dropout: float = 0.1,
+        encoder_dropout: float = 0.1,
         max_bond_separation: int = 0,
     ) -> None:
         super().__init__()
@@ -188,7 +194,7 @@ class GAMD(Trunk):
             self.basis = GaussianBasis(0.0, 1.0, N_CODE_GAUSSIANS, CODE_GAMMA)
             n_in = 3 + 1 + N_CODE_GAUSSIANS + n_flags
             self.edge_encoder = mlp([n_in, width, width, width], nn.GELU)
-            self.edge_encoder.extend([nn.LayerNorm(width), nn.Dropout(edge_dropout)])
+            self.edge_encoder.extend([nn.LayerNorm(width), nn.Dropout(encoder_dropout)])
             self.layers = nn.ModuleList(CodeLayer(width) for _ in range(n_layers))
             self.head = NodeForceHead(width)
         elif form == "covariant":

@@ -18,7 +18,7 @@ class _Section(BaseModel):
 
 class ModelSettings(_Section):
     preset: str = Field(DEFAULT_PRESET, description="one of `kinetograph models`")
-    cutoff_A: float = Field(gt=0.0, description="radius of the neighbourhood, Å")
+    cutoff_A: float = Field(gt=0.0, le=100.0, description="radius of the neighbourhood, Å")
     width: int | None = Field(None, gt=0, description="size of the hidden states; the preset's if left out")
     n_layers: int | None = Field(None, gt=0, description="message-passing steps; the preset's if left out")
     max_bond_separation: int = Field(
@@ -46,7 +46,7 @@ class OptimizerSettings(_Section):
     net_force_weight: float = Field(
         1e-3,
         ge=0.0,
-        description="weight λ of the net-force penalty |Σ F| (GAMD, eq. 8), in units of the force scale",
+        description="weight λ of GAMD's net-force penalty |Σ F|, F in units of the force scale",
     )
     rotate: bool | None = Field(
         None,
@@ -62,7 +62,7 @@ class OptimizerSettings(_Section):
     early_stop_patience: int | None = Field(
         None, gt=0, description="stop after so many validations without a better one; never if left out"
     )
-    seed: int = Field(0, ge=0, description="one seed, one result")
+    seed: int = Field(0, ge=0, lt=2**31, description="one seed, one result")
     initial_model: Path | None = Field(None, description="a model file whose weights to start from")
 
 
