@@ -227,7 +227,7 @@ with t.Trajectory.open("a.h5") as late:
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, {folder!r})
-import kinetograph.trajectory as t
+import kinetograph.trajectory.writer as t
 from test_trajectory_child import frame, writer
 
 {body}

@@ -273,7 +273,7 @@ def test_losses_by_hand() -> None:
     predicted = torch.tensor([[1.0, 0.0, 0.0], [0.0, -2.0, 0.0], [3.0, 0.0, 0.5]])
     assert float(force_l1(predicted, torch.zeros(3, 3))) == pytest.approx(6.5 / 9)
     index = torch.tensor([0, 0, 1])
-    assert float(net_force_penalty(predicted, index, 2)) == pytest.approx((1.0 + 2.0 + 3.5) / 2)
+    assert float(net_force_penalty(predicted, index, 2)) == pytest.approx(((1.0 + 2.0) / 2 + 3.5) / 2)
 
 
 def test_random_rotations_are_proper_and_uniform() -> None:

@@ -46,7 +46,7 @@ class OptimizerSettings(_Section):
     net_force_weight: float = Field(
         1e-3,
         ge=0.0,
-        description="weight λ of GAMD's net-force penalty |Σ F|, F in units of the force scale",
+        description="weight λ of GAMD's net-force penalty |Σ F|/N, in units of the force scale",
     )
     rotate: bool | None = Field(
         None,

@@ -38,7 +38,8 @@ class Trajectory:
         self.path = path
         self.is_damaged = is_damaged
         """Whether the file is being written, or its writer was killed during an append."""
-        self._file = file
+        self.file = file
+        """The open file."""
         self._particles = file["particles/trajectory"]
         head_group = file.get("parameters/kinetograph")
         bonds = file.get("connectivity/bonds")
@@ -46,22 +47,24 @@ class Trajectory:
         masses = self._particles.get("mass")
         if species is None or masses is None:
             raise UserError("the H5MD file has no species or no masses", where=str(path))
-        self._head = Head(
+        self.head = Head(
             atomic_numbers=_fixed(species),
             masses=_fixed(masses).astype(np.float64),
             pbc=np.array([text_of(b) == "periodic" for b in self._particles["box"].attrs["boundary"]]),
             bonds=None if bonds is None else bonds[()].astype(np.int64),
             metadata={} if head_group is None else json.loads(head_group["metadata"][()]),
         )
-        self._n_listed = 0
+        """What stays the same through the file."""
+        self.n_listed = 0
+        """Frames that the file has room for; the last may not be there completely."""
         self.steps: Array = np.zeros(0, dtype=np.int64)
         """(n_frames,) int64."""
         self.times_fs: Array = np.zeros(0)
         """(n_frames,) fs."""
         if "position" in self._particles:
             position = self._particles["position"]
-            self._n_listed = int(position["value"].shape[0])
-            steps = position["step"][: self._n_listed].astype(np.int64)
+            self.n_listed = int(position["value"].shape[0])
+            steps = position["step"][: self.n_listed].astype(np.int64)
             unfinished = np.nonzero(steps == NO_STEP)[0]
             n_frames = int(unfinished[0]) if len(unfinished) else len(steps)
             for _, element in elements_of(file):
@@ -108,36 +111,36 @@ class Trajectory:
 
     @property
     def n_atoms(self) -> int:
-        return len(self._head.atomic_numbers)
+        return len(self.head.atomic_numbers)
 
     @property
     def atomic_numbers(self) -> Array:
         """(n_atoms,) int64."""
-        return self._head.atomic_numbers.astype(np.int64)
+        return self.head.atomic_numbers.astype(np.int64)
 
     @property
     def masses(self) -> Array:
         """(n_atoms,) amu."""
-        return self._head.masses
+        return self.head.masses
 
     @property
     def pbc(self) -> Array:
         """(3,) bool."""
-        return self._head.pbc
+        return self.head.pbc
 
     @property
     def bonds(self) -> Array | None:
         """(n_bonds, 2) int64, each pair once; ``None`` where not known."""
-        return self._head.bonds
+        return self.head.bonds
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What made the run."""
-        return self._head.metadata
+        return self.head.metadata
 
     @property
     def cells(self) -> Array:
-        """(n_frames, 3, 3) Å; zero rows where not periodic."""
+        """(n_frames, 3, 3) Å; zero rows where none is recorded."""
         box = self._particles["box"]
         if "edges" not in box:
             return np.zeros((self.n_frames, 3, 3))
@@ -165,7 +168,7 @@ class Trajectory:
     @property
     def observables(self) -> dict[str, Array]:
         """(n_frames,) numbers by name, such as ``temperature_K``."""
-        group = self._file.get("observables", {})
+        group = self.file.get("observables", {})
         return {name: group[name]["value"][: self.n_frames].astype(np.float64) for name in group}
 
     def frame(self, index: int) -> ase.Atoms:
@@ -174,28 +177,28 @@ class Trajectory:
             raise IndexError(f"frame {index} of a trajectory of {self.n_frames}")
         index %= self.n_frames
         atoms = ase.Atoms(
-            numbers=self._head.atomic_numbers,
+            numbers=self.head.atomic_numbers,
             positions=self.positions(index),
             cell=self.cells[index],
-            pbc=self._head.pbc,
+            pbc=self.head.pbc,
         )
-        atoms.set_masses(self._head.masses)
+        atoms.set_masses(self.head.masses)
         velocities, forces = self.velocities(index), self.forces(index)
         if velocities is not None:
             atoms.set_velocities(velocities * units.ASE_TIME_IN_FS)
         results: dict[str, Any] = {} if forces is None else {"forces": forces}
-        energies = self._file.get("observables/potential_energy_eV/value")
+        energies = self.file.get("observables/potential_energy_eV/value")
         if energies is not None:
             results["energy"] = float(energies[index])
         if results:
             atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.info.update(step=int(self.steps[index]), time_fs=float(self.times_fs[index]))
-        if self._head.bonds is not None:
-            atoms.info["bonds"] = self._head.bonds
+        if self.head.bonds is not None:
+            atoms.info["bonds"] = self.head.bonds
         return atoms
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> Trajectory:
         return self

@@ -105,10 +105,10 @@ class TrajectoryWriter:
         writer.path = Path(path)
         writer._start_buffer(frames_per_flush, seconds_per_flush)
         with Trajectory.open(path) as old:
-            writer._head = old._head
+            writer._head = old.head
             n_kept = int(np.searchsorted(old.steps, after_step, side="right"))
             writer._last_step = int(old.steps[n_kept - 1]) if n_kept else NO_STEP
-            if old.is_damaged or n_kept < old._n_listed or n_kept == 0:
+            if old.is_damaged or n_kept < old.n_listed or n_kept == 0:
                 with _write_errors(writer.path):
                     _copy(old, n_kept, writer.path)
         writer._n_written = n_kept
@@ -192,17 +192,17 @@ def _copy(old: Trajectory, n_frames: int, path: Path) -> None:
     temporary = path.with_name(path.name + ".writing")
     try:
         with h5py.File(temporary, "w", libver=FILE_FORMAT, locking=False) as file:
-            _create(file, old._head)
+            _create(file, old.head)
             if n_frames:
                 _create_elements(file, _frame_at(old, 0))
                 elements = dict(elements_of(file))
                 batch = 256
                 for start in range(0, n_frames, batch):
                     stop = min(start + batch, n_frames)
-                    for name, source in elements_of(old._file):
+                    for name, source in elements_of(old.file):
                         _extend(elements[name]["value"], start, source["value"][start:stop])
                     for part in ("step", "time"):
-                        source = old._particles["position"][part]
+                        source = old.file["particles/trajectory/position"][part]
                         _extend(file["particles/trajectory/position"][part], start, source[start:stop])
         temporary.replace(path)
     except BaseException:
