@@ -111,3 +111,11 @@ def test_collated_samples_keep_their_forces_and_domain(argon_data: Path) -> None
     assert domain.elements == (18,)
     assert domain.shortest_A["Ar-Ar"] == pytest.approx(shortest, rel=1e-12)
     assert domain.density == pytest.approx((32 / 11.0**3, 32 / 11.0**3))
+
+
+def test_frames_with_and_without_velocities_make_one_batch(tmp_path: Path) -> None:
+    moving = frame(np.zeros((3, 3)))
+    moving.set_momenta(np.ones((3, 3)))
+    ase.io.write(tmp_path / "a.traj", [moving, frame(np.zeros((3, 3)))])
+    dataset = ForceDataset(read_frames(tmp_path / "a.traj"), GraphRequest(cutoff=3.0))
+    assert collate(dataset.samples).system.n_systems == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,7 +46,8 @@ class ForceDataset(Dataset[Sample]):
         self.samples = []
         for number, (atoms, forces) in enumerate(zip(frames.atoms, frames.forces, strict=True)):
             try:
-                system = with_bonds(System.from_ase(atoms), request.bond_rule)
+                # Forces do not need velocities, and a file may have them for some frames only.
+                system = replace(with_bonds(System.from_ase(atoms), request.bond_rule), velocities=None)
             except UserError as error:
                 raise UserError(
                     error.what, where=f"{frames.source}, frame {number}", mend=error.mend
