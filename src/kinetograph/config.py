@@ -22,6 +22,8 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Trainin
             value is missing or out of range.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError("this is a folder, not a configuration file", where=str(path))
     if not path.is_file():
         raise UserError(
             "there is no such configuration file", where=str(path), mend="`kinetograph template` writes one."
@@ -29,12 +31,14 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> Trainin
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the configuration is not valid YAML ({error})", where=str(path)) from error
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise UserError("the configuration is not valid YAML", where=f"{path}{line}") from error
     if not isinstance(data, dict):
         raise UserError("the configuration must be a mapping of sections", where=str(path))
     for item in overrides or []:
         _override(data, item)
-    return check_config(data, str(path))
+    return check_config(data, f"{path} with {' '.join(overrides)}" if overrides else str(path))
 
 
 def check_config(data: dict[str, Any], where: str) -> TrainingSettings:
@@ -60,12 +64,13 @@ def check_config(data: dict[str, Any], where: str) -> TrainingSettings:
 
 
 def template() -> str:
-    """A commented configuration to start from."""
-    lines = []
+    """A commented configuration to start from, set for what ``kinetograph generate water`` makes."""
+    lines = ["# Every key with its meaning. Change files, cutoff and bond types to those of your system."]
     examples = {
-        "cutoff_A": "5.0",
-        "train": "data/train.extxyz",
-        "valid": "data/valid.extxyz",
+        "cutoff_A": "4.2",
+        "max_bond_separation": "2",
+        "train": "data/water/train.extxyz",
+        "valid": "data/water/valid.extxyz",
     }
     for section, model in (("model", ModelSettings), ("data", DataSettings), ("training", OptimizerSettings)):
         lines.append(f"{section}:")

@@ -95,6 +95,10 @@ def read_header(path: Path | str) -> ModelHeader:
         UserError: the file is missing, unreadable, truncated, or not one of ours.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(
+            "this is a folder, not a model file", where=str(path), mend=f"Try {path / 'best.kg'}."
+        )
     if not path.is_file():
         raise UserError("there is no such model file", where=str(path))
     try:
@@ -102,9 +106,9 @@ def read_header(path: Path | str) -> ModelHeader:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, struct.error) as error:
         raise UserError(
-            f"the model file cannot be read: it is damaged, truncated or of another kind ({error})",
+            "the file cannot be read as a model: it is damaged, truncated or of another kind",
             where=str(path),
-            mend="Copy it again from where it was trained.",
+            mend="A model is a *.kg file; copy it again from where it was trained.",
         ) from error
     if HEADER_KEY not in metadata:
         raise UserError("the file is not a Kinetograph model", where=str(path))

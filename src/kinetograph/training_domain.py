@@ -55,11 +55,16 @@ class TrainingDomain:
                     f"density {density[0]:.4g}–{density[1]:.4g} atoms/Å³ lies outside the "
                     f"{low:.4g}–{high:.4g} that the model was trained on"
                 )
+        if self.density is not None and density is None:
+            warnings.append(
+                "the structure has no periodic cell; the model was trained on periodic ones "
+                f"of {self.density[0]:.4g} atoms/Å³ and more"
+            )
         for pair, distance in shortest_distances(graph).items():
             known = self.shortest_A.get(pair)
             if known is not None and distance < known * (1.0 - DISTANCE_MARGIN):
                 warnings.append(
-                    f"a {pair} distance of {distance:.3f} Å; the shortest in training was {known:.3f} Å"
+                    f"{pair} distance of {distance:.3f} Å; the shortest in training was {known:.3f} Å"
                 )
         return warnings
 

@@ -127,6 +127,11 @@ def test_resumed_md_equals_an_uninterrupted_one(run: Run, argon_model: Path, tmp
     assert run(*words, "--steps", "20", "--out", "whole.h5")[0] == 0
     assert run(*words, "--steps", "10", "--out", "parts.h5")[0] == 0
     assert run(*words, "--steps", "20", "--out", "parts.h5", "--resume")[0] == 0
+    said = (tmp_path / "parts.h5.json").read_bytes()
+    code, _, err = run(*words, "--steps", "20", "--out", "parts.h5", "--resume")
+    assert code == 0
+    assert "Nothing to do" in err
+    assert (tmp_path / "parts.h5.json").read_bytes() == said
     with Trajectory.open(tmp_path / "whole.h5") as whole, Trajectory.open(tmp_path / "parts.h5") as parts:
         assert parts.steps.tolist() == whole.steps.tolist()
         assert np.array_equal(parts.positions(slice(None)), whole.positions(slice(None)))
@@ -153,7 +158,19 @@ def test_models_and_template(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "train", "evaluate", "md", "analyze", "report", "models", "info", "template", "generate argon"],
+    [
+        "demo",
+        "train",
+        "evaluate",
+        "md",
+        "analyze",
+        "report",
+        "models",
+        "info",
+        "template",
+        "generate",
+        "generate argon",
+    ],
 )
 def test_help_of_each_verb_shows_an_example(run: Run, verb: str) -> None:
     code, out, _ = run(*verb.split(), "--help")
@@ -240,6 +257,7 @@ def test_missing_truncated_and_foreign_files(
     refused(run("evaluate", "cut.kg", test), "cannot be read", "cut.kg")
     refused(run("info", "cut.kg"), "cannot be read")
     refused(run("info", test), "cannot be read")
+    refused(run("info", tmp_path), "folder", "best.kg")
     refused(run("evaluate", argon_model, "none.extxyz", "--out", "e"), "no such file", "none.extxyz")
     refused(run("md", argon_model, "none.extxyz", "--temperature-K", "10"), "no such file")
     refused(run("train", "none.yaml"), "no such configuration file")

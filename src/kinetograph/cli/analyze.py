@@ -35,7 +35,7 @@ def analyze(
 ) -> None:
     """Radial distributions, temperature, cold-start and force histograms, against a reference.
 
-    Example: `kinetograph analyze water.h5 --reference data/reference_9.h5`
+    Example: `kinetograph analyze run/water.h5 --reference data/water/reference_9.h5`
     """
     from kinetograph.analysis import analyze as run
     from kinetograph.cli.output import refuse_existing, table, write_json
@@ -85,7 +85,11 @@ def analysis_rows(analysis: Analysis) -> list[tuple[str, str]]:
                 f"mean |Δg| {comparison.mae:.4f}, first peak "
                 f"{100.0 * comparison.peak_position_difference:+.2f} % in place, "
                 f"{100.0 * comparison.peak_height_difference:+.2f} % in height"
-                + (", within the error band" if comparison.within_band else ""),
+                + (
+                    f", within the error band of ±{comparison.mean_band:.3f}"
+                    if comparison.within_band
+                    else ""
+                ),
             )
         )
     rows += [

@@ -23,7 +23,7 @@ def evaluate(
 ) -> None:
     """Errors of a model's forces on labelled frames: a table, plots and JSON.
 
-    Example: `kinetograph evaluate run/best.kg data/test.extxyz`
+    Example: `kinetograph evaluate run/best.kg data/water/test.extxyz`
     """
     from rich.progress import Progress
 

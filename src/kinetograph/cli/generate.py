@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from kinetograph.reference.generate import GeneratedData
 
 app = typer.Typer(
-    help="Labelled frames from a reference simulation, split by trajectory.", no_args_is_help=True
+    help="""Labelled frames from a reference simulation, split by trajectory.
+
+    Example: `kinetograph generate water data/water --molecules 64`
+    """,
+    no_args_is_help=True,
 )
 
 Out = Annotated[Path, typer.Argument(help="Folder to write; made if it does not exist.")]

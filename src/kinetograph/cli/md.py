@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from kinetograph.dynamics import Integrator
 
 
+TEMPERATURE_MARGIN = 0.1
+"""A mean temperature further from the thermostat's than this share is worth a warning."""
+
+
 class Ensemble(StrEnum):
     nve = "nve"
     nose_hoover = "nose-hoover"
@@ -38,7 +42,7 @@ def md(
         ),
     ] = None,
     timestep: Annotated[float, typer.Option("--timestep-fs", help="Time step, fs.")] = 0.5,
-    steps: Annotated[int, typer.Option(help="Steps to run.")] = 10_000,
+    steps: Annotated[int, typer.Option(min=1, help="Step at which the run ends.")] = 10_000,
     every: Annotated[int, typer.Option(help="Steps between frames.")] = 100,
     time_constant: Annotated[
         float | None,
@@ -72,10 +76,10 @@ def md(
 ) -> None:
     """Molecular dynamics with a model.
 
-    Example: `kinetograph md run/best.kg data/start.extxyz --temperature-K 300 --steps 20000 --out water.h5`
+    Example: `kinetograph md run/best.kg data/water/start.extxyz --temperature-K 300 --out run/water.h5`
     """
     from kinetograph import model_file
-    from kinetograph.cli.output import checked_device, refuse_existing, resumable, table, write_json
+    from kinetograph.cli.output import checked_device, err, refuse_existing, resumable, table, write_json
     from kinetograph.data.frames import read_structures
     from kinetograph.dynamics import simulate
     from kinetograph.errors import UserError
@@ -83,7 +87,7 @@ def md(
 
     numbers = out.with_name(out.name + ".json")
     if not resume:
-        refuse_existing(numbers, overwrite=overwrite)
+        refuse_existing(out, numbers, overwrite=overwrite)
     refuse_existing(json, overwrite=overwrite)
     potential = model_file.load(model, device=checked_device(device))
     if compiled:
@@ -117,9 +121,23 @@ def md(
             resume=resume,
             metadata={"model": str(model), "start": str(start), "frame": frame},
         )
+    if result.n_steps == 0:
+        err.print(f"Nothing to do: {out} is at step {result.resumed_from} already, of {steps}.")
+        return
+    start_step = result.resumed_from or 0
+    warnings = list(result.warnings)
+    if temperature is not None and abs(result.mean_temperature_K / temperature - 1.0) > TEMPERATURE_MARGIN:
+        warnings.append(
+            f"mean temperature {result.mean_temperature_K:.1f} K under a thermostat at {temperature:g} K"
+        )
+    part = (
+        f", {start_step + 1} to {start_step + result.n_steps}: the numbers below are of these"
+        if resume
+        else ""
+    )
     rows = [
         ("trajectory", str(result.path)),
-        ("steps", f"{result.n_steps} of {timestep:g} fs ({1e-3 * result.n_steps * timestep:.4g} ps)"),
+        ("steps", f"{result.n_steps} of {timestep:g} fs ({1e-3 * result.n_steps * timestep:.4g} ps){part}"),
         ("temperature", f"{result.mean_temperature_K:.1f} K"),
         (
             "speed",
@@ -127,9 +145,9 @@ def md(
         ),
         ("net force", f"{result.mean_net_force_eV_per_A:.3g} eV/Å on average, taken out"),
     ]
-    rows += [("warning", text) for text in result.warnings]
+    rows += [("warning", text) for text in warnings]
     table("Molecular dynamics", rows, to_stderr=str(json) == "-")
-    record = result_record(result)
+    record = {**result_record(result), "warnings": warnings}
     write_json(numbers, record)
     write_json(json, record)
 

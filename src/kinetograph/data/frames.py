@@ -49,6 +49,8 @@ def read_structures(path: Path | str, index: str = ":") -> list[ase.Atoms]:
         UserError: the file is missing, empty or cannot be read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError("this is a folder, not a file", where=str(path))
     if not path.is_file():
         raise UserError("there is no such file", where=str(path))
     try:

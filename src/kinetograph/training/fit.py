@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
@@ -185,9 +186,13 @@ def _check_folder(folder: Path, config: TrainingSettings, *, resume: bool, overw
             ) from error
         if saved.is_file() and saved.read_text(encoding="utf-8") != config.to_yaml():
             raise UserError(
-                "the configuration is not the one this run was started with",
+                "the configuration is not the one this run was started with: "
+                + _difference(
+                    yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(config.to_yaml())
+                ),
                 where=str(saved),
-                mend="Resume with the same configuration, or start a new run with training.initial_model.",
+                mend="Resume with the same configuration; to train for longer, start a new run from this "
+                "model with training.initial_model.",
             )
         return
     if checkpoint.exists() or (folder / "best.kg").exists():
@@ -204,6 +209,16 @@ def _check_folder(folder: Path, config: TrainingSettings, *, resume: bool, overw
                 where=str(start),
                 mend="Choose another folder for the new run.",
             )
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first key that differs, with both values."""
+    for section, values in now.items():
+        for key, value in values.items():
+            known = before.get(section, {}).get(key)
+            if known != value:
+                return f"{section}.{key} is {value}, but was {known}"
+    return "a key is gone"
 
 
 def _step_of(checkpoint: Path) -> int:
