@@ -37,7 +37,7 @@ class DataSettings(_Section):
 class OptimizerSettings(_Section):
     max_steps: int = Field(20_000, gt=0, description="optimiser steps")
     batch_size: int = Field(1, gt=0, description="structures per step")
-    learning_rate: float = Field(2e-3, gt=0.0, description="at the start, after warm-up (Adam)")
+    learning_rate: float = Field(5e-3, gt=0.0, description="at the start, after warm-up (Adam)")
     learning_rate_final: float = Field(1e-5, gt=0.0, description="at the last step")
     schedule: Literal["cosine", "exponential"] = Field(
         "cosine", description="how the learning rate falls; the GAMD paper's is exponential"
