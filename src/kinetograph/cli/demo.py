@@ -23,7 +23,7 @@ def demo(
     from kinetograph.demo import summary_lines
     from kinetograph.errors import needs
 
-    with needs("openmm", extra="all"), needs("lightning", extra="all"):
+    with needs("lightning", extra="all"):
         result = run(out, overwrite=overwrite, say=err.print)
     typer.echo(f"page         {result.page}")
     for line in summary_lines(result.summary):
