@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from kinetograph.analysis.forces import ForceErrors
 
 
 def evaluate(
@@ -48,11 +51,8 @@ def evaluate(
     write_evaluation_page(page, record, overwrite=True)
 
 
-def error_rows(errors: object) -> list[tuple[str, str]]:
+def error_rows(errors: ForceErrors) -> list[tuple[str, str]]:
     """The error table: name and value."""
-    from kinetograph.analysis.forces import ForceErrors
-
-    assert isinstance(errors, ForceErrors)
     rows = [
         ("force MAE", f"{1000.0 * errors.mae:.4g} meV/Å (components)"),
         ("force RMSE", f"{1000.0 * errors.rmse:.4g} meV/Å"),

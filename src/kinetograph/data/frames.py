@@ -18,8 +18,6 @@ import numpy as np
 
 from kinetograph.errors import UserError
 
-UNIT_KEYS = {"energy": "eV", "forces": "eV/Å"}
-
 
 @dataclass(frozen=True)
 class LabelledFrames:

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kinetograph.bonds import BondRule
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.potential import EnergyPotential
 
@@ -89,8 +90,6 @@ class Harmonic(EnergyPotential):
 
     def __init__(self, *, stiffness: float, length: float, cutoff: float) -> None:
         super().__init__()
-        from kinetograph.bonds import BondRule
-
         self.stiffness = stiffness
         self.length = length
         self.request = GraphRequest(cutoff=cutoff, bond_rule=BondRule(max_separation=1))
