@@ -67,12 +67,22 @@ def test_header_says_what_the_model_is(saved: Path) -> None:
     header = model_file.read_header(saved)
     assert header.elements == ["H", "O"]
     assert header.cutoff_A == 4.0
-    assert header.exact == ["net force", "permutation", "reflection", "rotation", "translation"]
+    assert header.exact == {
+        "direct": [
+            "net force",
+            "permutation",
+            "reflection",
+            "rotation",
+            "smoothness",
+            "torque",
+            "translation",
+        ]
+    }
     assert header.training == {"note": "é"}
     assert header.n_parameters == sum(p.numel() for p in build("gamd", [1, 8], ARGUMENTS).parameters())
     assert header.units["force"] == "eV/Å"
     with safe_open(saved, framework="pt") as file:  # the header is plain JSON in the safetensors metadata
-        assert json.loads(file.metadata()["kinetograph"])["format_version"] == 1
+        assert json.loads(file.metadata()["kinetograph"])["format_version"] == 2
 
 
 def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from kinetograph import model_file
-from kinetograph.analysis import ForceErrors, analyze
+from kinetograph.analysis import analyze
 from kinetograph.atomic_file import write_json
 from kinetograph.config import check_config
 from kinetograph.data.frames import read_frames, read_structures
 from kinetograph.dynamics import NoseHoover, SimulationResult, simulate
 from kinetograph.errors import UserError
-from kinetograph.evaluation import evaluate
+from kinetograph.evaluation import Errors, evaluate
 from kinetograph.potential import Potential
 from kinetograph.reference import GeneratedData, generate_argon
 from kinetograph.report.page import write_report
@@ -155,7 +155,7 @@ def _dynamics(
 
 
 def _compare(
-    folder: Path, data: GeneratedData, runs: list[SimulationResult], errors: ForceErrors
+    folder: Path, data: GeneratedData, runs: list[SimulationResult], errors: Errors
 ) -> dict[str, Any]:
     """Write ``analysis.json``; gives the numbers of ``summary.json``."""
     with ExitStack() as stack:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from kinetograph.analysis.energies import EnergyErrors, energy_errors
 from kinetograph.analysis.forces import ForceErrors, force_errors
 from kinetograph.data.dataset import ForceDataset, collate
 from kinetograph.data.frames import LabelledFrames
@@ -14,12 +17,27 @@ from kinetograph.potential import Potential
 
 ATOMS_PER_BATCH = 2000
 """Keeps the edges of a batch in cache while the overhead of a call is spread over many atoms."""
+ATOMS_PER_BATCH_WITH_TRIPLETS = 400
+"""Triplets, and more so quadruplets, fill the memory sooner than edges."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of a potential on labelled frames."""
+
+    forces: ForceErrors
+    energies: EnergyErrors | None = None
+    """``None`` where the potential gives none or the frames have none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        return {**self.forces.to_json(), **(self.energies.to_json() if self.energies else {})}
 
 
 def evaluate(
     potential: Potential, frames: LabelledFrames, *, progress: Callable[[int, int], None] | None = None
-) -> ForceErrors:
-    """Errors of a potential's forces over labelled frames.
+) -> Errors:
+    """Errors of a potential's forces, and energies and stresses where both sides have them.
 
     Args:
         progress: called with the frames done and their total.
@@ -34,28 +52,48 @@ def evaluate(
 
 def errors_on(
     potential: Potential, dataset: ForceDataset, *, progress: Callable[[int, int], None] | None = None
-) -> ForceErrors:
+) -> Errors:
     """The same over frames whose neighbour lists are made."""
     device = next((p.device for p in potential.parameters()), torch.device("cpu"))
-    predicted = []
+    limit = ATOMS_PER_BATCH if dataset.request.triplets is None else ATOMS_PER_BATCH_WITH_TRIPLETS
+    if dataset.request.link_cutoff is not None:
+        limit = 1  # one structure at a time
+    forces, energies, stresses = [], [], []
     done = 0
     was_training = potential.training
     potential.eval()
     while done < len(dataset):
         end = done + 1
         atoms = dataset[done].system.n_atoms
-        while end < len(dataset) and atoms + dataset[end].system.n_atoms <= ATOMS_PER_BATCH:
+        while end < len(dataset) and atoms + dataset[end].system.n_atoms <= limit:
             atoms += dataset[end].system.n_atoms
             end += 1
         batch = collate(dataset.samples[done:end]).to(device)
         with torch.no_grad():
-            predicted.append(potential(batch.system, batch.neighbors).forces.cpu().numpy())
+            prediction = potential(batch.system, batch.neighbors)
+        forces.append(prediction.forces.cpu().numpy())
+        if prediction.energy is not None:
+            energies.append(prediction.energy.cpu().numpy())
+        nothing = torch.full_like(batch.stresses, torch.nan)
+        stresses.append((nothing if prediction.stress is None else prediction.stress).cpu().numpy())
         done = end
         if progress is not None:
             progress(done, len(dataset))
     potential.train(was_training)
-    return force_errors(
-        np.concatenate([sample.forces.numpy() for sample in dataset.samples]),
-        np.concatenate(predicted),
-        np.concatenate([sample.system.atomic_numbers.numpy() for sample in dataset.samples]),
+    samples = dataset.samples
+    return Errors(
+        forces=force_errors(
+            np.concatenate([sample.forces.numpy() for sample in samples]),
+            np.concatenate(forces),
+            np.concatenate([sample.system.atomic_numbers.numpy() for sample in samples]),
+        ),
+        energies=energy_errors(
+            np.concatenate([sample.energies.numpy() for sample in samples]),
+            np.concatenate(energies),
+            np.array([sample.system.n_atoms for sample in samples]),
+            reference_stress=np.concatenate([sample.stresses.numpy() for sample in samples]),
+            predicted_stress=np.concatenate(stresses),
+        )
+        if energies
+        else None,
     )

@@ -17,14 +17,16 @@ from ase.data import chemical_symbols
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
+from kinetograph.additions import build_addition
 from kinetograph.atomic_file import write_atomically
 from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.models import build
-from kinetograph.potential import DirectModel
+from kinetograph.nn.model import Head
+from kinetograph.potential import LearnedPotential, SumPotential
 from kinetograph.training_domain import TrainingDomain, domain_from_json, domain_to_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_KEY = "kinetograph"
 UNITS = {"length": "Å", "force": "eV/Å", "energy": "eV"}
 
@@ -38,14 +40,16 @@ class ModelHeader:
     elements: list[str]
     cutoff_A: float
     heads: list[str]
-    """Which forces it gives: ``"direct"`` here."""
-    exact: list[str]
-    """Symmetries that hold by construction."""
+    """Which forces it gives: ``"direct"``, ``"conservative"`` or both."""
+    exact: dict[str, list[str]]
+    """For each head what holds by construction."""
     n_parameters: int
     bond_rule: dict[str, Any] | None
     """The rule behind the edge types; see ``BondRule``."""
     domain: dict[str, Any]
     """Ranges of the training data; see ``TrainingDomain``."""
+    additions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Potentials that are added to the model, by kind, with their arguments; see ``additions``."""
     training: dict[str, Any] = field(default_factory=dict)
     """Data fingerprints, settings, steps and errors of the training."""
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
@@ -55,12 +59,13 @@ class ModelHeader:
 
 def save(
     path: Path | str,
-    model: DirectModel,
+    model: LearnedPotential,
     *,
     architecture: str,
     hyperparameters: dict[str, Any],
     elements: Sequence[int],
     domain: TrainingDomain,
+    additions: dict[str, dict[str, Any]] | None = None,
     training: dict[str, Any] | None = None,
 ) -> ModelHeader:
     """Write a model to ``path``, replacing what is there in one atomic step."""
@@ -70,11 +75,12 @@ def save(
         hyperparameters=hyperparameters,
         elements=[chemical_symbols[z] for z in elements],
         cutoff_A=model.request.cutoff,
-        heads=["direct"],
-        exact=sorted(model.model.head.exact),
+        heads=list(model.model.heads),
+        exact={head: sorted(properties) for head, properties in model.model.exact.items()},
         n_parameters=sum(p.numel() for p in model.parameters()),
         bond_rule=asdict(rule) if rule else None,
         domain=domain_to_json(domain),
+        additions=additions or {},
         training=training or {},
         software={
             "kinetograph": version("kinetograph"),
@@ -121,22 +127,43 @@ def read_header(path: Path | str) -> ModelHeader:
                 where=str(path),
                 mend="Update kinetograph.",
             )
+        if data["format_version"] == 1:  # direct forces only, one list of what holds
+            data["exact"] = {"direct": data["exact"]}
         return ModelHeader(**data)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"the model file's header is damaged ({error})", where=str(path)) from error
 
 
 def load(
-    path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> DirectModel:
-    """A potential from a model file, in evaluation mode, with its training domain.
+    path: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    forces: Head | None = None,
+) -> LearnedPotential | SumPotential:
+    """A potential from a model file, in evaluation mode, with its training domain and what was added to it.
 
     Args:
         dtype: compute in this type; by default the type of the stored weights.
+        forces: of a model with both kinds of forces the one to answer with; conservative by default.
 
     Raises:
-        UserError: as :func:`read_header`, or the weights do not fit the header.
+        UserError: as :func:`read_header`, the weights do not fit the header, or the model has no such forces.
     """
+    header = read_header(path)
+    model = load_model(path)
+    if forces is not None:
+        model.use_forces(forces)
+    model.to(device=device, dtype=dtype)
+    if not header.additions:
+        return model
+    elements = [number_of[e] for e in header.elements]
+    parts = [build_addition(kind, elements, arguments) for kind, arguments in header.additions.items()]
+    return SumPotential(model, *parts).to(device=device).eval()
+
+
+def load_model(path: Path | str) -> LearnedPotential:
+    """The learned part of a model file alone; see :func:`load`."""
     header = read_header(path)
     unknown = set(header.elements) - set(chemical_symbols)
     if unknown:
@@ -165,5 +192,4 @@ def load(
             mend=f"The first difference: {str(error).splitlines()[-1].strip()}",
         ) from error
     model.domain = domain
-    model.eval().requires_grad_(False)
-    return model.to(device=device, dtype=dtype)
+    return model.eval().requires_grad_(False)

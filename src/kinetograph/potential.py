@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph
 from kinetograph.neighbors import NeighborList
-from kinetograph.nn.heads import Trunk
+from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
+from kinetograph.nn.model import Head, Model, Outputs
+from kinetograph.nn.segments import sum_to
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 
@@ -30,13 +35,15 @@ class Prediction:
     """(n_atoms,) eV."""
     stress: Tensor | None = None
     """(n_systems, 3, 3) eV/Å³, tension positive; NaN for structures not periodic throughout."""
+    direct_forces: Tensor | None = None
+    """(n_atoms, 3) eV/Å of the other head, while a model with both is trained."""
 
 
 class Potential(nn.Module, ABC):
     """Gives forces for a batch of structures.
 
     Sub-classes set ``request`` (the neighbourhood they need) and are called with a system and a
-    neighbour list that reaches at least ``request.cutoff``.
+    neighbour list that reaches at least ``request.reach``.
     """
 
     request: GraphRequest
@@ -48,93 +55,173 @@ class Potential(nn.Module, ABC):
         """Floating-point type of the parameters, in which the potential computes; ``None`` without any."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
 
+    @property
+    @abstractmethod
+    def gives_energy(self) -> bool:
+        """Whether predictions hold an energy."""
+
+    @property
+    def gives_stress(self) -> bool:
+        """Whether predictions of periodic structures hold a stress."""
+        return self.gives_energy
+
     @abstractmethod
     def forward(self, system: System, neighbors: NeighborList) -> Prediction: ...
 
 
-class DirectPotential(Potential):
-    """Forces straight from a model, not the gradient of an energy."""
-
-    @abstractmethod
-    def graph_forces(self, graph: Graph) -> Tensor:
-        """(n_atoms, 3) eV/Å."""
-
-    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
-        graph = build_graph(system, neighbors, self.request, dtype=self.dtype)
-        return Prediction(forces=self.graph_forces(graph).to(system.dtype), conservative=False)
-
-
 class EnergyPotential(Potential):
-    """An energy per atom, from edge vectors; forces and stress follow by one differentiation.
+    """An energy per atom, from edge vectors; forces and stress follow by one differentiation."""
 
-    With g = dE/d(edge vector), the force on an atom is the sum of g over the edges that leave it
-    minus the sum over those that arrive, and the stress is the sum of r g over the volume: every
-    length enters through the edge vectors, so a strain acts on them alone.
-    """
+    gives_energy = True
 
     @abstractmethod
     def graph_energies(self, graph: Graph) -> Tensor:
         """(n_atoms,) eV; may depend on geometry only through ``edge_vectors`` and ``distances``."""
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
-        # A second derivative is needed only to fit parameters to forces.
-        fitting = self.training and any(p.requires_grad for p in self.parameters())
         with torch.enable_grad():
             graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
             energies = self.graph_energies(graph)
-            (slope,) = torch.autograd.grad(
-                energies.sum(), graph.edge_vectors, create_graph=fitting, allow_unused=True
-            )
-        if slope is None:  # no edges: isolated atoms feel nothing
-            slope = torch.zeros_like(graph.edge_vectors)
-        if not fitting:
-            energies = energies.detach()
-        energies, slope = energies.to(system.dtype), slope.to(system.dtype)
-        forces = torch.zeros_like(system.positions)
-        forces = forces.index_add(0, graph.center, slope).index_add(0, graph.neighbor, -slope)
-        energy = energies.new_zeros(system.n_systems).index_add(0, system.system_index, energies)
-        return Prediction(
-            forces=forces,
-            conservative=True,
-            energy=energy,
-            atomic_energies=energies,
-            stress=_stress(system, graph, slope),
+            return _from_energies(system, graph, energies, fitting=_fitting(self))
+
+
+def _fitting(potential: nn.Module) -> bool:
+    """Whether a second derivative is needed: only to fit parameters to forces."""
+    return potential.training and any(p.requires_grad for p in potential.parameters())
+
+
+def _from_energies(
+    system: System,
+    graph: Graph,
+    energies: Tensor,
+    *,
+    fitting: bool,
+    direct_forces: Tensor | None = None,
+    true_gradient: bool = True,
+) -> Prediction:
+    """Forces and stress from the energies of atoms.
+
+    With g = dE/d(edge vector), the force on an atom is the sum of g over the edges that leave it
+    minus the sum over those that arrive, and the stress is the sum of r g over the volume: every
+    length enters through the edge vectors, so a strain acts on them alone. Links count as edges.
+    """
+    pairs = [(graph.center, graph.neighbor, graph.edge_vectors)]
+    if graph.links is not None:
+        pairs.append((graph.links.center, graph.links.neighbor, graph.links.vectors))
+    slopes: tuple[Tensor | None, ...]
+    if energies.requires_grad:
+        slopes = torch.autograd.grad(
+            energies.sum(), [vectors for _, _, vectors in pairs], create_graph=fitting, allow_unused=True
         )
-
-
-def _stress(system: System, graph: Graph, slope: Tensor) -> Tensor | None:
-    periodic = system.pbc.all(dim=1)
-    if not bool(periodic.any()):
-        return None
-    vectors = graph.edge_vectors.detach() if not slope.requires_grad else graph.edge_vectors
-    outer = vectors.to(system.dtype).unsqueeze(2) * slope.unsqueeze(1)
-    if system.n_systems == 1:
-        virial = outer.sum(dim=0, keepdim=True)
     else:
-        virial = outer.new_zeros(system.n_systems, 3, 3)
-        virial = virial.index_add(0, system.system_index[graph.center], outer)
-    virial = 0.5 * (virial + virial.transpose(1, 2))
-    volume = torch.where(periodic, system.volume, torch.nan)
-    return virial / volume[:, None, None]
+        slopes = (None,) * len(pairs)  # no edges: isolated atoms feel nothing
+    forces = torch.zeros_like(system.positions)
+    periodic = system.pbc.all(dim=1)
+    with_stress = true_gradient and bool(periodic.any())
+    virial = forces.new_zeros(system.n_systems, 3, 3)
+    for (center, neighbor, vectors), slope in zip(pairs, slopes, strict=True):
+        if slope is None:
+            continue
+        slope = slope.to(system.dtype)
+        forces = forces.index_add(0, center, slope).index_add(0, neighbor, -slope)
+        if with_stress:
+            outer = vectors.detach().to(system.dtype).unsqueeze(2) * slope.unsqueeze(1)
+            if system.n_systems == 1:
+                virial = virial + outer.sum(dim=0)
+            else:
+                virial = virial.index_add(0, system.system_index[center], outer)
+    if not fitting:
+        energies = energies.detach()
+    energies = energies.to(system.dtype)
+    stress = None
+    if with_stress:
+        volume = torch.where(periodic, system.volume, torch.nan)
+        stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
+    return Prediction(
+        forces=forces,
+        conservative=true_gradient,
+        energy=energies.new_zeros(system.n_systems).index_add(0, system.system_index, energies),
+        atomic_energies=energies,
+        stress=stress,
+        direct_forces=direct_forces,
+    )
+
+
+class SpaceEnergyPotential(Potential):
+    """An energy of whole structures, from positions and cell: for sums that reach beyond any cutoff."""
+
+    gives_energy = True
+
+    @abstractmethod
+    def system_energies(self, system: System, neighbors: NeighborList) -> Tensor:
+        """(n_systems,) eV, differentiable with respect to positions and cell."""
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        # A strain ε acts on positions and cell alike: r → r (1 + ε). Its derivative at zero is V σ.
+        fitting = _fitting(self)
+        with torch.enable_grad():
+            positions = system.positions.detach().requires_grad_(True)
+            strain = positions.new_zeros(system.n_systems, 3, 3).requires_grad_(True)
+            deformed = replace(
+                system,
+                positions=positions + torch.einsum("ni,nij->nj", positions, strain[system.system_index]),
+                cell=system.cell + system.cell @ strain,
+            )
+            energy = self.system_energies(deformed, neighbors)
+            slope, virial = torch.autograd.grad(
+                energy.sum(), (positions, strain), create_graph=fitting, materialize_grads=True
+            )
+        periodic = system.pbc.all(dim=1)
+        stress = None
+        if bool(periodic.any()):
+            volume = torch.where(periodic, system.volume, torch.nan)
+            stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
+        return Prediction(
+            forces=-slope,
+            conservative=True,
+            energy=energy if fitting else energy.detach(),
+            stress=stress,
+        )
 
 
 class SumPotential(Potential):
     """The sum of several potentials, such as a model and a repulsive core.
 
-    Its request covers every part. Energy and stress are given where every part gives them.
+    Its request covers every part. Energy and stress are given where every part gives them. The training
+    domain is that of its first part.
     """
 
     def __init__(self, *parts: Potential) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        rules = {part.request.bond_rule for part in parts} - {None}
-        if len(rules) > 1:
+        rules = [part.request.bond_rule for part in parts if part.request.bond_rule is not None]
+        if len({rule.tolerance for rule in rules}) > 1:
             raise ValueError(f"the parts ask for different bond rules: {rules}")
+        reach = max(part.request.reach for part in parts)
         self.request = GraphRequest(
-            cutoff=max(part.request.cutoff for part in parts),
-            bond_rule=next(iter(rules), None),
-            n_layers=max(part.request.n_layers for part in parts),
+            cutoff=reach,
+            bond_rule=max(rules, key=lambda rule: rule.max_separation, default=None),
+            n_layers=max(math.ceil(part.request.receptive_field / reach) for part in parts),
         )
+        self.domain = parts[0].domain
+
+    @property
+    def gives_energy(self) -> bool:
+        return all(part.gives_energy for part in self._potentials)
+
+    @property
+    def gives_stress(self) -> bool:
+        return all(part.gives_stress for part in self._potentials)
+
+    def use_compiler(self) -> None:
+        """Compile the learned parts; see :meth:`LearnedPotential.use_compiler`."""
+        for part in self._potentials:
+            if isinstance(part, LearnedPotential):
+                part.use_compiler()
+
+    @property
+    def _potentials(self) -> list[Potential]:
+        return [part for part in self.parts if isinstance(part, Potential)]
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
         predictions: list[Prediction] = [part(system, neighbors) for part in self.parts]
@@ -152,34 +239,111 @@ class SumPotential(Potential):
         )
 
 
-class DirectModel(DirectPotential):
-    """A model's features, read by its force head, in units of the training forces.
+class LearnedPotential(Potential):
+    """A model in units: its energies and forces times the scale of the training forces.
 
-    ``force_scale`` (eV/Å) is the standard deviation of the training force components. No mean is
-    subtracted: by symmetry it is zero, and a constant vector would break covariance.
+    ``force_scale`` (eV/Å) is the standard deviation of the training force components. No mean force
+    is subtracted: by symmetry it is zero, and a constant vector would break covariance. Energies
+    come out as Σ_i (E0 of the element + force scale × 1 Å × the model's energy), where E0 is fitted to
+    the training energies and zero where there were none.
+
+    A model with both heads answers with its conservative one, unless :meth:`use_forces` chose the other.
     """
 
     force_scale: Tensor
+    reference_energies: Tensor
 
-    def __init__(self, model: Trunk) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
         self.request = model.request
         self.register_buffer("force_scale", torch.tensor(1.0))
+        if "conservative" in model.heads or model.separate_energy:
+            # In double precision always: total energies have six digits before the first that matters.
+            zeros = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
+            self.register_buffer("reference_energies", zeros)
+        self.answers: Head = "conservative" if "conservative" in model.heads else "direct"
         self.compiled = False  # a plain attribute: a run that resumes asks whether it is as it was
-        self._run: Callable[[Graph], Tensor] = self._plain
+        self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
 
-    def graph_forces(self, graph: Graph) -> Tensor:
-        return self._run(graph)
+    @property
+    def gives_energy(self) -> bool:
+        return self.answers == "conservative" or self.model.separate_energy
 
-    def _plain(self, graph: Graph) -> Tensor:
-        forces: Tensor = self.model.head(self.model(graph), graph)
-        return forces * self.force_scale
+    @property
+    def gives_stress(self) -> bool:
+        return self.answers == "conservative" and self.model.true_gradient
+
+    @property
+    def exact(self) -> frozenset[str]:
+        """What holds by construction for the forces that it answers with."""
+        return self.model.exact[self.answers]
+
+    def use_forces(self, head: Head) -> None:
+        """Answer from now on with this head's forces.
+
+        Raises:
+            UserError: the model was not built with that head.
+        """
+        if head not in self.model.heads:
+            raise UserError(
+                f"the model has {' and '.join(self.model.heads)} forces, no {head} ones",
+                mend="Train it with model.forces: both to have the two.",
+            )
+        self.answers = head
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        heads = self.model.heads if self.training else (self.answers,)
+        if "conservative" not in heads:
+            graph = build_graph(system, neighbors, self.request, dtype=self.dtype)
+            forces, energies = self._direct(graph)
+            energies = None if energies is None else self._in_eV(energies, system)
+            return Prediction(
+                forces=forces.to(system.dtype),
+                conservative=False,
+                energy=None if energies is None else sum_to(system.system_index, energies, system.n_systems),
+                atomic_energies=energies,
+            )
+        with torch.enable_grad():
+            graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
+            outputs = self.model(graph, heads)
+            direct = outputs.forces
+            return _from_energies(
+                system,
+                graph,
+                self._in_eV(outputs.energies, system),
+                fitting=_fitting(self),
+                direct_forces=None if direct is None else (direct * self.force_scale).to(system.dtype),
+                true_gradient=self.model.true_gradient,
+            )
+
+    def _in_eV(self, energies: Tensor, system: System) -> Tensor:
+        energies = energies.to(system.dtype) * self.force_scale
+        return energies + self.reference_energies[system.atomic_numbers].to(system.dtype)
+
+    def _plain_direct(self, graph: Graph) -> tuple[Tensor, Tensor | None]:
+        outputs: Outputs = self.model(graph, ("direct",))
+        assert outputs.forces is not None
+        return outputs.forces * self.force_scale, outputs.energies
 
     def use_compiler(self) -> None:
         """Run from now on through ``torch.compile``, for any number of atoms and edges.
 
         The first call takes about half a minute; forces change by rounding only.
+
+        Raises:
+            UserError: the model answers with conservative forces, which are not compiled yet.
         """
+        if self.answers != "direct":
+            raise UserError(
+                "only direct forces can be compiled so far", mend="Leave --compile out for this model."
+            )
         self.compiled = True
-        self._run = torch.compile(self._plain, dynamic=True)
+        self._direct = torch.compile(self._plain_direct, dynamic=True)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        kept = getattr(self, "reference_energies", None)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if kept is not None:
+            self.reference_energies = kept.to(self.reference_energies.device)
+        return self

@@ -7,7 +7,6 @@ import warnings
 import ase
 import numpy as np
 import pytest
-import torch
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.lj import LennardJones as AseLennardJones
@@ -17,9 +16,10 @@ from ase.optimize import BFGS, FIRE
 from kinetograph import units
 from kinetograph.engines.ase import KinetographCalculator
 from kinetograph.errors import UserError
-from kinetograph.graph import Graph
 from kinetograph.models.classical import Harmonic, LennardJones
-from kinetograph.potential import DirectPotential
+from kinetograph.neighbors import NeighborList
+from kinetograph.potential import Potential, Prediction
+from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 
 
@@ -33,7 +33,7 @@ def argon() -> ase.Atoms:
     return atoms
 
 
-class ForcesOnly(DirectPotential):
+class ForcesOnly(Potential):
     """The forces of Lennard-Jones, without their energy."""
 
     def __init__(self) -> None:
@@ -41,12 +41,10 @@ class ForcesOnly(DirectPotential):
         self.inner = lennard_jones()
         self.request = self.inner.request
 
-    def graph_forces(self, graph: Graph) -> torch.Tensor:
-        with torch.enable_grad():
-            vectors = graph.edge_vectors.detach().requires_grad_(True)
-            energy = 0.5 * self.inner.pair_energy(vectors.norm(dim=1)).sum()
-            (slope,) = torch.autograd.grad(energy, vectors)
-        return 2.0 * torch.zeros(graph.n_atoms, 3, dtype=slope.dtype).index_add(0, graph.center, slope)
+    gives_energy = False
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        return Prediction(forces=self.inner(system, neighbors).forces, conservative=False)
 
 
 def test_energy_forces_and_stress_are_those_of_ase_on_a_triclinic_cell() -> None:

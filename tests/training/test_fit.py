@@ -23,7 +23,7 @@ from kinetograph.errors import RunFailed, UserError
 from kinetograph.training.augmentation import random_rotations
 from kinetograph.training.callbacks import RunFolder
 from kinetograph.training.fit import train
-from kinetograph.training.losses import force_l1, net_force_penalty
+from kinetograph.training.losses import energy_loss, force_loss, net_force_penalty, stress_loss
 from kinetograph.training.settings import TrainingSettings
 
 
@@ -270,10 +270,32 @@ def test_an_existing_run_is_not_replaced_unasked(argon_config: dict[str, Any], t
 
 
 def test_losses_by_hand() -> None:
-    predicted = torch.tensor([[1.0, 0.0, 0.0], [0.0, -2.0, 0.0], [3.0, 0.0, 0.5]])
-    assert float(force_l1(predicted, torch.zeros(3, 3))) == pytest.approx(6.5 / 9)
+    predicted = torch.tensor([[1.0, 0.0, 0.0], [0.0, -2.0, 0.0], [3.0, 0.0, 4.0]])
+    nothing = torch.zeros(3, 3)
+    assert float(force_loss(predicted, nothing)) == pytest.approx(10.0 / 9)
+    assert float(force_loss(predicted, nothing, "norm")) == pytest.approx((1 + 2 + 5) / 3 / 3**0.5)
+    assert float(force_loss(predicted, nothing, "mse")) == pytest.approx((1 + 4 + 25) / 9)
+    weights = torch.tensor([1.0, 0.05, 0.0])  # as of a free and a fixed atom
+    assert float(force_loss(predicted, nothing, "mae", weights)) == pytest.approx((1 + 0.05 * 2) / 3 / 1.05)
     index = torch.tensor([0, 0, 1])
-    assert float(net_force_penalty(predicted, index, 2)) == pytest.approx(((1.0 + 2.0) / 2 + 3.5) / 2)
+    assert float(net_force_penalty(predicted, index, 2)) == pytest.approx(((1.0 + 2.0) / 2 + 7.0) / 2)
+
+
+def test_labels_that_are_not_known_do_not_count() -> None:
+    predicted = torch.tensor([5.0, 7.0, 1.0], requires_grad=True)
+    n_atoms = torch.tensor([2, 4, 8])
+    loss = energy_loss(predicted, torch.tensor([4.0, torch.nan, 5.0]), n_atoms)
+    assert loss.item() == pytest.approx((1 / 2 + 4 / 8) / 2)
+    loss.backward()
+    assert predicted.grad is not None
+    assert predicted.grad.tolist() == pytest.approx([0.25, 0.0, -0.0625])
+    assert energy_loss(predicted, torch.full((3,), torch.nan), n_atoms).item() == 0.0
+
+    stress = torch.full((2, 3, 3), 0.02)
+    reference = torch.stack([torch.zeros(3, 3), torch.full((3, 3), torch.nan)])
+    assert float(stress_loss(stress, reference, torch.tensor([10.0, 10.0]))) == pytest.approx(0.2)
+    molecule = torch.tensor([torch.nan, 10.0])  # no cell, no stress
+    assert float(stress_loss(stress, reference, molecule)) == 0.0
 
 
 def test_random_rotations_are_proper_and_uniform() -> None:

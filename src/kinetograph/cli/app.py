@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kinetograph.cli import analyze, demo, evaluate, generate, info, md, report, train
+from kinetograph.cli import analyze, demo, evaluate, generate, info, md, models, report, train
 
 app = typer.Typer(
     name="kinetograph",
@@ -42,5 +42,5 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("md")(md.md)
 app.command("analyze")(analyze.analyze)
 app.command("report")(report.report)
-app.command("models")(info.models)
+app.command("models")(models.models)
 app.command("info")(info.info)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from kinetograph.analysis.forces import ForceErrors
+    from kinetograph.evaluation import Errors
 
 
 def evaluate(
@@ -17,6 +17,10 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for evaluation.json and evaluation.html; the model's if left out."),
+    ] = None,
+    forces: Annotated[
+        Literal["direct", "conservative"] | None,
+        typer.Option(help="Of a model with both kinds of forces the one to test; conservative if left out."),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier evaluation.")] = False,
@@ -39,7 +43,7 @@ def evaluate(
     folder = out or model.parent
     numbers, page = folder / "evaluation.json", folder / "evaluation.html"
     refuse_existing(numbers, page, json, overwrite=overwrite)
-    potential = model_file.load(model, device=checked_device(device))
+    potential = model_file.load(model, device=checked_device(device), forces=forces)
     frames = read_frames(data)
     with Progress(console=err, transient=True) as bar:
         task = bar.add_task("evaluating", total=len(frames))
@@ -51,22 +55,36 @@ def evaluate(
     write_evaluation_page(page, record, overwrite=True)
 
 
-def error_rows(errors: ForceErrors) -> list[tuple[str, str]]:
+def error_rows(errors: Errors) -> list[tuple[str, str]]:
     """The error table: name and value."""
+    forces, energies = errors.forces, errors.energies
     rows = [
-        ("force MAE", f"{1000.0 * errors.mae:.4g} meV/Å (components)"),
-        ("force RMSE", f"{1000.0 * errors.rmse:.4g} meV/Å"),
-        ("relative error", f"{100.0 * errors.relative_error:.3g} %  (Σ|ΔF| / Σ|F|)"),
-        ("mean cosine", f"{errors.cosine_mean:.5f}"),
+        ("force MAE", f"{1000.0 * forces.mae:.4g} meV/Å (components)"),
+        ("force RMSE", f"{1000.0 * forces.rmse:.4g} meV/Å"),
+        ("relative error", f"{100.0 * forces.relative_error:.3g} %  (Σ|ΔF| / Σ|F|)"),
+        ("mean cosine", f"{forces.cosine_mean:.5f}"),
     ]
     rows += [
         (f"cosine > {limit:g}", f"{100.0 * share:.2f} % of atoms")
-        for limit, share in errors.cosine_shares.items()
+        for limit, share in forces.cosine_shares.items()
     ]
-    if len(errors.per_element) > 1:
+    if len(forces.per_element) > 1:
         rows += [
             (f"⟨|ΔF|⟩/⟨|F|⟩ {element}", f"{100.0 * of.relative_error:.3g} %")
-            for element, of in errors.per_element.items()
+            for element, of in forces.per_element.items()
         ]
-    rows.append(("atoms compared", f"{errors.n_atoms}"))
+    rows.append(("atoms compared", f"{forces.n_atoms}"))
+    if energies is not None:
+        rows += [
+            ("energy MAE", f"{1000.0 * energies.mae_per_atom:.4g} meV/atom"),
+            ("energy RMSE", f"{1000.0 * energies.rmse_per_atom:.4g} meV/atom"),
+            ("energies compared", f"{energies.n_frames}"),
+        ]
+        if energies.stress_mae is not None:
+            rows.append(
+                (
+                    "stress MAE",
+                    f"{1000.0 * energies.stress_mae:.4g} meV/Å³ ({energies.n_stresses} structures)",
+                )
+            )
     return rows

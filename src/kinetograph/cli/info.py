@@ -1,4 +1,4 @@
-"""``models`` and ``info``."""
+"""``info``."""
 
 from __future__ import annotations
 
@@ -6,53 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-
-def models(
-    json: Annotated[Path | None, typer.Option(help="Write the list as JSON here; `-` for stdout.")] = None,
-) -> None:
-    """The models and their presets, with what holds exactly for each.
-
-    Example: `kinetograph models`
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from kinetograph.cli.output import refuse_existing, write_json
-    from kinetograph.models import DEFAULT_PRESET, PRESETS, build
-
-    refuse_existing(json, overwrite=False)
-    records = []
-    for name, preset in PRESETS.items():
-        arguments = {key: value for key, value in preset.items() if key != "architecture"}
-        model = build(preset["architecture"], [1], {**arguments, "cutoff": 5.0})
-        records.append(
-            {
-                "preset": name,
-                **preset,
-                "default": name == DEFAULT_PRESET,
-                "n_parameters_one_element": sum(p.numel() for p in model.parameters()),
-                "force": "direct",
-                "exact": sorted(model.model.head.exact),
-            }
-        )
-    if str(json) != "-":
-        view = Table(box=None, pad_edge=False)
-        for column in ("preset", "form", "width", "layers", "parameters", "forces", "exact"):
-            view.add_column(column)
-        for r in records:
-            mark = " (default)" if r["default"] else ""
-            view.add_row(
-                f"{r['preset']}{mark}",
-                r["form"],
-                str(r["width"]),
-                str(r["n_layers"]),
-                f"{r['n_parameters_one_element']:,}",
-                r["force"],
-                ", ".join(r["exact"]),
-            )
-        Console(highlight=False).print(view)
-    write_json(json, records)
 
 
 def info(
@@ -80,7 +33,8 @@ def info(
         ("elements", ", ".join(header.elements)),
         ("cutoff", f"{header.cutoff_A:g} Å"),
         ("forces", ", ".join(header.heads)),
-        ("exact", ", ".join(header.exact)),
+        *((f"exact, {head}", ", ".join(properties)) for head, properties in header.exact.items()),
+        *(("added", f"{kind} {arguments or ''}") for kind, arguments in header.additions.items()),
         (
             "bond types",
             f"up to {rule['max_separation']} bonds; bonded within {rule['tolerance']:g} × covalent radii"
@@ -104,6 +58,9 @@ def info(
         metrics = training["metrics"]
         rows.append(("trained", f"{metrics['step']:.0f} steps, {metrics['wall_s']:.0f} s"))
         rows.append(("valid force MAE", f"{1000.0 * metrics['valid_force_mae_eV_per_A']:.4g} meV/Å"))
+        if "valid_energy_mae_eV_per_atom" in metrics:
+            energy = 1000.0 * metrics["valid_energy_mae_eV_per_atom"]
+            rows.append(("valid energy MAE", f"{energy:.4g} meV/atom"))
     rows.append(("written by", ", ".join(f"{k} {v}" for k, v in header.software.items())))
     table(str(model), rows, to_stderr=str(json) == "-")
     write_json(json, asdict(header))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -60,6 +60,12 @@ def md(
     skin: Annotated[
         float, typer.Option("--skin-A", help="Reach of the neighbour list beyond the cutoff, Å.")
     ] = 1.0,
+    forces: Annotated[
+        Literal["direct", "conservative"] | None,
+        typer.Option(
+            help="Of a model with both kinds of forces the one to run on; conservative if left out."
+        ),
+    ] = None,
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="Compile the model first (takes a C++ compiler): for long runs."),
@@ -89,7 +95,7 @@ def md(
     if not resume:
         refuse_existing(out, numbers, overwrite=overwrite)
     refuse_existing(json, overwrite=overwrite)
-    potential = model_file.load(model, device=checked_device(device))
+    potential = model_file.load(model, device=checked_device(device), forces=forces)
     if compiled:
         potential.use_compiler()
     structures = read_structures(start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,26 +13,37 @@ from torch.utils.data import Dataset, Sampler
 from kinetograph.bonds import with_bonds
 from kinetograph.data.frames import LabelledFrames
 from kinetograph.errors import UserError
-from kinetograph.graph import GraphRequest, build_graph
+from kinetograph.graph import GraphRequest, build_graph, neighbors_for
 from kinetograph.neighbors import NeighborList, join
+from kinetograph.potential import Potential
 from kinetograph.system import System, batch
 from kinetograph.training_domain import TrainingDomain, domain_of, merge
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One structure, or one batch of them, with its neighbours and reference forces."""
+    """One structure, or one batch of them, with its neighbours and labels."""
 
     system: System
     neighbors: NeighborList
     forces: Tensor
     """(n_atoms, 3) eV/Å."""
+    energies: Tensor
+    """(n_systems,) eV, NaN where not known."""
+    stresses: Tensor
+    """(n_systems, 3, 3) eV/Å³, NaN where not known."""
 
     def to(self, device: torch.device) -> Sample:
         """The sample on another device."""
         if self.forces.device == device:
             return self
-        return Sample(self.system.to(device), self.neighbors.to(device), self.forces.to(device))
+        return Sample(
+            self.system.to(device),
+            self.neighbors.to(device),
+            self.forces.to(device),
+            self.energies.to(device),
+            self.stresses.to(device),
+        )
 
 
 class ForceDataset(Dataset[Sample]):
@@ -43,7 +55,8 @@ class ForceDataset(Dataset[Sample]):
 
     def __init__(self, frames: LabelledFrames, request: GraphRequest) -> None:
         self.request = request
-        self.samples = []
+        self.source = frames.source
+        self.samples: list[Sample] = []
         for number, (atoms, forces) in enumerate(zip(frames.atoms, frames.forces, strict=True)):
             try:
                 # Forces do not need velocities, and a file may have them for some frames only.
@@ -52,8 +65,16 @@ class ForceDataset(Dataset[Sample]):
                 raise UserError(
                     error.what, where=f"{frames.source}, frame {number}", mend=error.mend
                 ) from error
-            neighbors = NeighborList.build(system, request.cutoff, bond_rule=request.bond_rule)
-            self.samples.append(Sample(system, neighbors, torch.as_tensor(forces)))
+            neighbors = NeighborList.build(system, request.reach, bond_rule=request.bond_rule)
+            self.samples.append(
+                Sample(
+                    system,
+                    neighbors,
+                    torch.as_tensor(forces),
+                    torch.as_tensor(frames.energies[number : number + 1]),
+                    torch.as_tensor(frames.stresses[number : number + 1]),
+                )
+            )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -64,7 +85,10 @@ class ForceDataset(Dataset[Sample]):
     def domain(self) -> TrainingDomain:
         """The ranges that these frames span."""
         return merge(
-            [domain_of(s.system, build_graph(s.system, s.neighbors, self.request)) for s in self.samples]
+            [
+                domain_of(s.system, build_graph(s.system, s.neighbors, self.request.edges_only()))
+                for s in self.samples
+            ]
         )
 
 
@@ -76,7 +100,32 @@ def collate(samples: Sequence[Sample]) -> Sample:
         system=batch([s.system for s in samples]),
         neighbors=join([s.neighbors for s in samples]),
         forces=torch.cat([s.forces for s in samples]),
+        energies=torch.cat([s.energies for s in samples]),
+        stresses=torch.cat([s.stresses for s in samples]),
     )
+
+
+def less(dataset: ForceDataset, potential: Potential) -> ForceDataset:
+    """The dataset with what ``potential`` gives taken from its labels: what is left to learn.
+
+    Raises:
+        UserError: the potential cannot be worked out for a frame.
+    """
+    rest = copy.copy(dataset)
+    rest.samples = []
+    for number, sample in enumerate(dataset.samples):
+        neighbors = neighbors_for(sample.system, potential.request)
+        try:
+            with torch.no_grad():
+                known = potential(sample.system, neighbors)
+        except UserError as error:
+            raise UserError(error.what, where=f"{dataset.source}, frame {number}", mend=error.mend) from error
+        stresses = sample.stresses if known.stress is None else sample.stresses - known.stress
+        energies = sample.energies if known.energy is None else sample.energies - known.energy
+        rest.samples.append(
+            replace(sample, forces=sample.forces - known.forces, energies=energies, stresses=stresses)
+        )
+    return rest
 
 
 class StepSampler(Sampler[list[int]]):

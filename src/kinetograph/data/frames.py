@@ -15,17 +15,22 @@ from typing import Any
 import ase
 import ase.io
 import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from kinetograph.errors import UserError
 
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """Structures with forces (eV/Å), and energies (eV) where the file has them."""
+    """Structures with forces (eV/Å), and energies (eV) and stresses (eV/Å³) where the file has them."""
 
     atoms: list[ase.Atoms]
     forces: list[np.ndarray[Any, Any]]
     """One (n_atoms, 3) array per structure, eV/Å."""
+    energies: np.ndarray[Any, Any]
+    """(n_frames,) eV, NaN where a frame has none."""
+    stresses: np.ndarray[Any, Any]
+    """(n_frames, 3, 3) eV/Å³, tension positive, NaN where a frame has none."""
     source: str
     """The file's path."""
     sha256: str
@@ -38,6 +43,11 @@ class LabelledFrames:
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers that occur, ascending."""
         return tuple(sorted({int(z) for frame in self.atoms for z in np.unique(frame.numbers)}))
+
+    @property
+    def n_with_energy(self) -> int:
+        """How many frames have an energy."""
+        return int(np.isfinite(self.energies).sum())
 
 
 def read_structures(path: Path | str, index: str = ":") -> list[ase.Atoms]:
@@ -81,16 +91,16 @@ def _source(path: Path) -> tuple[Path | io.StringIO, str | None]:
 
 
 def read_frames(path: Path | str) -> LabelledFrames:
-    """Labelled frames of a file in which forces are in eV/Å and energies in eV.
+    """Labelled frames of a file: forces in eV/Å, energies in eV, stresses in eV/Å³ with ASE's sign.
 
     Forces are taken from the per-atom property ``forces`` (extended XYZ) or whatever ASE's reader
-    presents as the result of a calculation.
+    presents as the result of a calculation; energies and stresses from ``energy`` and ``stress`` alike.
 
     Raises:
-        UserError: no such file, unreadable, a frame without forces, or forces that are not finite.
+        UserError: no such file, unreadable, a frame without forces, or a label that is not finite.
     """
     frames = read_structures(path)
-    forces = []
+    forces, energies, stresses = [], [], []
     for number, frame in enumerate(frames):
         where = f"{path}, frame {number}"
         values = _forces_of(frame)
@@ -111,9 +121,13 @@ def read_frames(path: Path | str) -> LabelledFrames:
                 mend="Remove the frame or compute it again.",
             )
         forces.append(values)
+        energies.append(_energy_of(frame, where))
+        stresses.append(_stress_of(frame, where))
     return LabelledFrames(
         atoms=frames,
         forces=forces,
+        energies=np.array(energies),
+        stresses=np.stack(stresses),
         source=str(path),
         sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
     )
@@ -127,6 +141,39 @@ def _forces_of(frame: ase.Atoms) -> np.ndarray[Any, Any] | None:
         if name in frame.arrays:
             return np.asarray(frame.arrays[name], dtype=float)
     return None
+
+
+def _energy_of(frame: ase.Atoms, where: str) -> float:
+    """eV, NaN where the frame has none."""
+    results = getattr(frame.calc, "results", {})
+    value = results.get("energy", frame.info.get("energy"))
+    if value is None:
+        return float("nan")
+    if not isinstance(value, int | float | np.integer | np.floating) or not np.isfinite(value):
+        raise UserError(
+            f"the energy is {value}, not a finite number",
+            where=where,
+            mend="Remove the frame, or the energy.",
+        )
+    return float(value)
+
+
+def _stress_of(frame: ase.Atoms, where: str) -> np.ndarray[Any, Any]:
+    """(3, 3) eV/Å³, NaN where the frame has none."""
+    results = getattr(frame.calc, "results", {})
+    value = results.get("stress", frame.info.get("stress"))
+    if value is None or not frame.pbc.all():
+        return np.full((3, 3), np.nan)
+    values = np.asarray(value, dtype=float)
+    if values.size not in (6, 9) or not np.isfinite(values).all():
+        raise UserError(
+            "the stress is not six or nine finite numbers",
+            where=where,
+            mend="Give xx yy zz yz xz xy in eV/Å³, or leave it out.",
+        )
+    if values.size == 6:
+        return np.asarray(voigt_6_to_full_3x3_stress(values))
+    return values.reshape(3, 3)
 
 
 def require_disjoint(first: LabelledFrames, second: LabelledFrames) -> None:

@@ -138,7 +138,7 @@ def load_checkpoint(
             system=system,
             prediction=prediction,
             neighbors=NeighborList.build(
-                reference, request.cutoff, skin=run.skin_A, bond_rule=request.bond_rule
+                reference, request.reach, skin=run.skin_A, bond_rule=request.bond_rule
             ),
             inertia=inertia_of(system, remove_com=run.integrator["remove_com"]),
             step=header["step"],

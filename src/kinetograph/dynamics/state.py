@@ -86,7 +86,7 @@ def first_state(system: System, potential: Potential, seed: int, *, skin_A: floa
     velocities = torch.where(inertia.inverse_mass > 0, velocities, 0.0)
     system = replace(system, velocities=without_drift(velocities, system, inertia))
     neighbors = NeighborList.build(
-        system, potential.request.cutoff, skin=skin_A, bond_rule=potential.request.bond_rule
+        system, potential.request.reach, skin=skin_A, bond_rule=potential.request.bond_rule
     )
     prediction = potential(system, neighbors)
     acceleration, net_force = accelerations(prediction.forces, system, inertia)

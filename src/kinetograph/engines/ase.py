@@ -18,12 +18,12 @@ from kinetograph.bonds import with_bonds
 from kinetograph.dynamics.state import DEFAULT_SKIN_A
 from kinetograph.graph import neighbors_for
 from kinetograph.neighbors import NeighborList
-from kinetograph.potential import DirectPotential, Potential
+from kinetograph.potential import Potential
 from kinetograph.system import System
 
 LONGEST_STEP_A = 1.0
 """An atom that moved further between two calls: not a step of dynamics or of a relaxation."""
-ENERGY_PROPERTIES = ["energy", "free_energy", "energies", "stress"]
+ENERGY_PROPERTIES = ["energy", "free_energy", "energies"]
 
 
 class KinetographCalculator(Calculator):
@@ -58,8 +58,11 @@ class KinetographCalculator(Calculator):
         parameter = next(potential.parameters(), None)
         self.device = device if device is not None else "cpu" if parameter is None else parameter.device
         self.potential.to(self.device)
-        self.gives_energy = not any(isinstance(part, DirectPotential) for part in potential.modules())
-        self.implemented_properties = ["forces", *(ENERGY_PROPERTIES if self.gives_energy else [])]
+        self.implemented_properties = ["forces"]
+        if potential.gives_energy:
+            self.implemented_properties += ENERGY_PROPERTIES
+        if potential.gives_stress:
+            self.implemented_properties.append("stress")
         self._neighbors: NeighborList | None = None
         self._system: System | None = None
 
@@ -74,7 +77,7 @@ class KinetographCalculator(Calculator):
             return math.nan
         raise PropertyNotImplementedError(
             f"this model gives forces only, no {name.replace('_', ' ')}: its forces are no energy's gradient"
-            if name in ENERGY_PROPERTIES
+            if name in (*ENERGY_PROPERTIES, "stress")
             else f"Kinetograph's potentials give no {name}"
         )
 

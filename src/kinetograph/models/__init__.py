@@ -2,36 +2,86 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from kinetograph.errors import UserError
-from kinetograph.models.gamd import GAMD
-from kinetograph.potential import DirectModel
+from kinetograph.errors import UserError, nearest
+from kinetograph.models import (
+    dcf,
+    dimenet,
+    dimenet_pp,
+    forcenet,
+    gamd,
+    gemnet,
+    gnnff,
+    gns,
+    median,
+    painn,
+    schnet,
+)
+from kinetograph.nn.model import Model, Preset, require_offer
+from kinetograph.potential import LearnedPotential
 
-ARCHITECTURES: dict[str, type[GAMD]] = {"gamd": GAMD}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "gamd": {"architecture": "gamd", "form": "paper", "width": 128, "n_layers": 4},
-    "gamd-code": {"architecture": "gamd", "form": "code", "width": 128, "n_layers": 4},
-    "gamd-covariant": {"architecture": "gamd", "form": "covariant", "width": 64, "n_layers": 3},
+ARCHITECTURES: dict[str, type[Model]] = {
+    "painn": painn.PaiNN,
+    "gnnff": gnnff.GNNFF,
+    "dcf": dcf.DCF,
+    "gamd": gamd.GAMD,
+    "gns": gns.GNS,
+    "forcenet": forcenet.ForceNet,
+    "schnet": schnet.SchNet,
+    "dimenet": dimenet.DimeNet,
+    "dimenet++": dimenet_pp.DimeNetPlusPlus,
+    "gemnet": gemnet.GemNet,
+    "median": median.Median,
 }
-"""Named sets of hyperparameters. Cutoff, elements and bond types belong to the data, not to a preset."""
 
-DEFAULT_PRESET = "gamd-covariant"
+PRESETS: dict[str, Preset] = {
+    **painn.PRESETS,
+    **gnnff.PRESETS,
+    **dcf.PRESETS,
+    **gamd.PRESETS,
+    **gns.PRESETS,
+    **forcenet.PRESETS,
+    **schnet.PRESETS,
+    **dimenet.PRESETS,
+    **dimenet_pp.PRESETS,
+    **gemnet.PRESETS,
+    **median.PRESETS,
+}
+
+DEFAULT_PRESET = "painn"
 
 
-def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str, Any]) -> DirectModel:
+def options_of(architecture: str) -> list[str]:
+    """Names of the hyperparameters of an architecture, cutoff and forces left out."""
+    names = inspect.signature(ARCHITECTURES[architecture].__init__).parameters
+    return [name for name in names if name not in ("self", "elements", "cutoff", "forces")]
+
+
+def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str, Any]) -> LearnedPotential:
     """A fresh model: the architecture with these hyperparameters for these elements.
 
     Raises:
-        UserError: an unknown architecture, or a hyperparameter that it does not have.
+        UserError: an unknown architecture, a hyperparameter that it does not have or that has an
+            impossible value, or forces that it does not offer.
     """
     if architecture not in ARCHITECTURES:
         raise UserError(
-            f"unknown architecture {architecture!r}", mend=f"Known are: {', '.join(ARCHITECTURES)}."
+            f"unknown architecture {architecture!r}{nearest(architecture, list(ARCHITECTURES))}",
+            mend=f"Known are: {', '.join(ARCHITECTURES)}.",
         )
+    known = options_of(architecture)
+    for name in hyperparameters:
+        if name not in (*known, "cutoff", "forces"):
+            raise UserError(
+                f"the model {architecture!r} has no option {name!r}{nearest(name, known)}",
+                mend=f"It has: {', '.join(known)}.",
+            )
+    if "forces" in hyperparameters:
+        require_offer(ARCHITECTURES[architecture], hyperparameters["forces"])
     try:
-        return DirectModel(ARCHITECTURES[architecture](elements, **hyperparameters))
+        return LearnedPotential(ARCHITECTURES[architecture](elements, **hyperparameters))
     except (TypeError, ValueError) as error:
         raise UserError(f"the model {architecture!r} cannot be built: {error}") from error

@@ -1,6 +1,7 @@
 """Classical potentials with closed forms: exact oracles for the engine and for learned models.
 
-Lennard-Jones (Jones 1924) with the truncations that simulation codes use:
+Lennard-Jones (Jones 1924) and Morse (Morse 1929) with the truncations that simulation codes use, written
+for the former:
 
 =============  ==============================================================================
 truncation     pair energy u(r) for r < cutoff
@@ -10,16 +11,22 @@ truncation     pair energy u(r) for r < cutoff
 ``"switch"``   the same times S(x), x = (r − r_s)/(r_c − r_s), S = 1 − 6x⁵ + 15x⁴ − 10x³
                for r > r_s (OpenMM's switching function): smooth forces
 =============  ==============================================================================
+
+Harmonic springs on bonds; and the universal repulsion of bare nuclei by Ziegler, Biersack and Littmark, as
+a core for learned models, which have never seen atoms collide.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
+from ase.data import chemical_symbols, covalent_radii
 from torch import Tensor
 
 from kinetograph.bonds import BondRule
+from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.potential import EnergyPotential
 
@@ -27,6 +34,9 @@ ARGON_EPSILON_K = 120.0
 """Well depth of argon over Boltzmann's constant, K (Rahman 1964)."""
 ARGON_SIGMA_A = 3.4
 """Diameter of argon, Å (Rahman 1964)."""
+
+COULOMB_EV_A = 14.399645478
+"""e²/(4πε₀) in eV Å (CODATA 2018)."""
 
 
 class LennardJones(EnergyPotential):
@@ -100,3 +110,181 @@ class Harmonic(EnergyPotential):
         pair = 0.5 * self.stiffness * (graph.distances - self.length) ** 2
         half = torch.where(bonded, 0.5 * pair, 0.0)
         return half.new_zeros(graph.n_atoms).index_add(0, graph.center, half)
+
+
+class Morse(EnergyPotential):
+    """Morse between all atoms, whatever their element: D [(1 − exp(−a (r − r₀)))² − 1].
+
+    Args:
+        depth: D in eV.
+        steepness: a in 1/Å.
+        length: r₀ in Å.
+        cutoff: Å.
+        truncation: see the table above.
+        switch_start: Å, where the switch begins; needed with ``"switch"``.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: float,
+        steepness: float,
+        length: float,
+        cutoff: float,
+        truncation: Literal["cut", "shift", "switch"] = "shift",
+        switch_start: float | None = None,
+    ) -> None:
+        super().__init__()
+        if truncation == "switch" and not (switch_start is not None and 0.0 < switch_start < cutoff):
+            raise ValueError("truncation='switch' needs 0 < switch_start < cutoff")
+        self.depth = depth
+        self.steepness = steepness
+        self.length = length
+        self.truncation = truncation
+        self.switch_start = switch_start
+        self.request = GraphRequest(cutoff=cutoff)
+
+    def pair_energy(self, distances: Tensor) -> Tensor:
+        """u(r) in eV, for distances (Å) below the cutoff."""
+        energy = self._whole(distances)
+        cutoff = self.request.cutoff
+        if self.truncation == "shift":
+            energy = energy - self._whole(distances.new_tensor(cutoff))
+        elif self.truncation == "switch":
+            assert self.switch_start is not None
+            x = ((distances - self.switch_start) / (cutoff - self.switch_start)).clamp(min=0.0)
+            energy = energy * (1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x)))
+        return energy
+
+    def _whole(self, distances: Tensor) -> Tensor:
+        decay = torch.exp(-self.steepness * (distances - self.length))
+        return self.depth * decay * (decay - 2.0)
+
+    def graph_energies(self, graph: Graph) -> Tensor:
+        half = 0.5 * self.pair_energy(graph.distances)
+        return half.new_zeros(graph.n_atoms).index_add(0, graph.center, half)
+
+
+class ZBL(EnergyPotential):
+    """Repulsion of two nuclei behind their electrons, for distances far below a bond.
+
+    J. F. Ziegler, J. P. Biersack, U. Littmark, *The Stopping and Range of Ions in Matter* (Pergamon,
+    1985), with the constants and the switch of LAMMPS's ``pair_style zbl``:
+
+        u(r) = k Zᵢ Zⱼ φ(r/a) / r + S(r),   a = 0.4685 Å / (Zᵢ^0.23 + Zⱼ^0.23),   φ(x) = Σ c exp(−d x)
+
+    S(r) is a constant below ``inner`` and that constant plus a cubic and a quartic in r − ``inner``
+    above, such that u, u' and u'' are zero at ``outer``; there is no interaction beyond.
+
+    Where no radii are given every pair has its own: ``outer`` is ``bond_fraction`` times the sum of the
+    covalent radii (Cordero et al. 2008), ``inner`` half of it. With 0.65 the core ends at 0.63 Å for O-H and
+    0.99 Å for C-C. Bonds are longer, and stay so when heat shakes them: the N₂ molecule has 0.77 of that
+    sum, the uranyl ion 0.67; the dimers of chromium and molybdenum alone have less. So the core leaves
+    alone the structures that models are trained on.
+
+    Args:
+        inner: Å, one radius for all pairs; needs ``outer``.
+        outer: Å, one radius for all pairs.
+        bond_fraction: dimensionless; of no effect where ``outer`` is given.
+    """
+
+    LENGTH_A = 0.4685
+    """a₀: the screening length of two protons is half of it."""
+    POWER = 0.23
+    WEIGHTS = (0.18175, 0.50986, 0.28022, 0.02817)
+    """c."""
+    DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
+    """d."""
+
+    radii: Tensor
+
+    def __init__(
+        self, *, inner: float | None = None, outer: float | None = None, bond_fraction: float = 0.65
+    ) -> None:
+        super().__init__()
+        if outer is None and inner is not None:
+            raise ValueError("inner needs outer")
+        if outer is not None and not 0.0 < (outer / 2 if inner is None else inner) < outer:
+            raise ValueError("0 < inner < outer is needed")
+        if not bond_fraction > 0.0:
+            raise ValueError("bond_fraction must be positive")
+        self.outer = outer
+        self.inner = outer / 2 if inner is None and outer is not None else inner
+        self.bond_fraction = bond_fraction
+        radii = torch.as_tensor(covalent_radii, dtype=torch.float64)
+        self.register_buffer("radii", radii, persistent=False)
+        self.request = GraphRequest(
+            cutoff=float(2.0 * bond_fraction * radii.max()) if outer is None else outer
+        )
+
+    def check_elements(self, elements: Iterable[int]) -> None:
+        """Refuse elements for which no radius is known.
+
+        Raises:
+            UserError: there is one, and no ``outer`` was given.
+        """
+        if self.outer is not None:
+            return
+        for number in elements:
+            if not 0 < number <= LAST_WITH_RADIUS:
+                raise UserError(
+                    f"no covalent radius of {_symbol(number)} is known",
+                    where="zbl",
+                    mend="Give outer, a radius (Å) for all pairs.",
+                )
+
+    def bare(self, distances: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Energy without S in eV, and its first and second derivative by the distance.
+
+        Args:
+            distances: Å.
+            first: atomic numbers of one atom of each pair.
+            second: of the other.
+        """
+        z_first, z_second = first.to(distances.dtype), second.to(distances.dtype)
+        rates = distances.new_tensor(self.DECAYS) * (
+            (z_first**self.POWER + z_second**self.POWER) / self.LENGTH_A
+        ).unsqueeze(1)
+        terms = distances.new_tensor(self.WEIGHTS) * torch.exp(-rates * distances.unsqueeze(1))
+        screening = terms.sum(dim=1)
+        slope = -(rates * terms).sum(dim=1)
+        curvature = (rates.square() * terms).sum(dim=1)
+        coulomb = COULOMB_EV_A * z_first * z_second / distances
+        return (
+            coulomb * screening,
+            coulomb * (slope - screening / distances),
+            coulomb * (curvature - 2.0 * slope / distances + 2.0 * screening / distances.square()),
+        )
+
+    def pair_energy(self, distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """u(r) in eV, for distances (Å) below the outer radius of each pair; arguments as of :meth:`bare`."""
+        inner, outer = self._inner_and_outer(distances, first, second)
+        energy, _, _ = self.bare(distances, first, second)
+        at_outer, slope, curvature = self.bare(outer, first, second)
+        width = outer - inner
+        cubic = (width * curvature - 3.0 * slope) / width**2 / 3.0
+        quartic = (2.0 * slope - width * curvature) / width**3 / 4.0
+        constant = -at_outer + width * slope / 2.0 - width**2 * curvature / 12.0
+        inside = (distances - inner).clamp(min=0.0)
+        return energy + constant + inside**3 * (cubic + quartic * inside)
+
+    def _inner_and_outer(self, distances: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        if self.outer is not None and self.inner is not None:
+            return torch.full_like(distances, self.inner), torch.full_like(distances, self.outer)
+        outer = self.bond_fraction * (self.radii[first] + self.radii[second]).to(distances.dtype)
+        return outer / 2.0, outer
+
+    def graph_energies(self, graph: Graph) -> Tensor:
+        first, second = graph.atomic_numbers[graph.center], graph.atomic_numbers[graph.neighbor]
+        _, outer = self._inner_and_outer(graph.distances.detach(), first, second)
+        near = torch.nonzero(graph.distances.detach() < outer)[:, 0]
+        half = 0.5 * self.pair_energy(graph.distances[near], first[near], second[near])
+        return half.new_zeros(graph.n_atoms).index_add(0, graph.center[near], half)
+
+
+LAST_WITH_RADIUS = 96
+"""Curium: the last element with a covalent radius in Cordero et al. 2008."""
+
+
+def _symbol(number: int) -> str:
+    return chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"atomic number {number}"

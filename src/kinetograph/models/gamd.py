@@ -39,6 +39,12 @@ Ours in both published forms, equal in function or a choice that the paper leave
 encoder is a table of one vector per element, which an MLP of a one-hot vector is; the length enters
 standardised; the statistics of the length are fitted once on the training data instead of running
 along; LayerNorm throughout, as in the program's published recipes; forces have a scale but no mean.
+Weights of the edge encoder and the edge transform start with variance 1/fan-in, three times PyTorch's
+default: with the default a model of a liquid stays at zero force for longer.
+
+The program's Gaussians cover one standard deviation above the mean length, so in a molecular liquid
+they say nothing of a bond's length. ``length_basis="distance"`` puts them on the distance instead, in
+the code's form and at its size.
 
 The first two see the components of the unit vector, so their forces turn with the structure only
 as far as training by random rotations teaches them to.
@@ -46,23 +52,51 @@ as far as training by random rotations teaches them to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kinetograph.bonds import BondRule
 from kinetograph.graph import Graph, GraphRequest
-from kinetograph.nn.heads import EdgeForceHead, Features, NodeForceHead, Trunk
+from kinetograph.nn.elements import ElementEmbedding
+from kinetograph.nn.heads import EdgeForceHead, NodeForceHead
 from kinetograph.nn.mlp import mlp
+from kinetograph.nn.model import Forces, Head, Model, Offer, Outputs, Preset, require_offer
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
 
 Form = Literal["paper", "code", "covariant"]
+LengthBasis = Literal["standardised", "distance"]
 
-MAX_ATOMIC_NUMBER = 118
+PRESETS = {
+    "gamd": Preset(
+        "gamd", "as the paper writes it", {"form": "paper", "width": 128, "n_layers": 4}, learning_rate=1e-3
+    ),
+    "gamd-code": Preset(
+        "gamd",
+        "as the authors' program computes it",
+        {"form": "code", "width": 128, "n_layers": 4},
+        learning_rate=1e-3,
+    ),
+    "gamd-covariant": Preset(
+        "gamd",
+        "invariant messages, edge force head",
+        {"form": "covariant", "width": 64, "n_layers": 3},
+        learning_rate=5e-3,
+    ),
+}
+
 N_CODE_GAUSSIANS = 40
 CODE_GAMMA = 40.0
+
+
+def _start_with_unit_gain(module: nn.Module) -> None:
+    """Triple the variance of the starting weights of linear layers, from 1/(3 fan-in) to 1/fan-in."""
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.Linear):
+                part.weight.mul_(3.0**0.5)
 
 
 class PaperLayer(nn.Module):
@@ -79,10 +113,12 @@ class PaperLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: Graph) -> Tensor:
-        source = self.from_source(nodes)[graph.neighbor]
-        target = self.from_target(nodes)[graph.center]
+        source = self.from_source(nodes).index_select(0, graph.neighbor)
+        target = self.from_target(nodes).index_select(0, graph.center)
         phi = self.filter(source + self.from_edge(self.edge_transform(edges)) + target)
-        messages = torch.zeros_like(nodes).index_add(0, graph.center, phi * nodes[graph.neighbor])
+        messages = torch.zeros_like(nodes).index_add(
+            0, graph.center, phi * nodes.index_select(0, graph.neighbor)
+        )
         updated: Tensor = self.norm(self.update(torch.cat([nodes, messages], dim=1)))
         return nodes + updated
 
@@ -104,8 +140,14 @@ class CodeLayer(nn.Module):
     def forward(self, nodes: Tensor, edges: Tensor, graph: Graph, self_edge: Tensor) -> Tensor:
         x = self.norm(nodes)
         source, target = self.from_source(x), self.from_target(x)
-        pre = source[graph.neighbor] + target[graph.center] + self.edge_transform(edges)
-        messages = torch.zeros_like(x).index_add(0, graph.center, x[graph.neighbor] * self.filter(pre))
+        pre = (
+            source.index_select(0, graph.neighbor)
+            + target.index_select(0, graph.center)
+            + self.edge_transform(edges)
+        )
+        messages = torch.zeros_like(x).index_add(
+            0, graph.center, x.index_select(0, graph.neighbor) * self.filter(pre)
+        )
         for embedding in (self_edge, torch.zeros_like(self_edge)):
             messages = messages + x * self.filter(source + target + self.edge_transform(embedding))
         out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
@@ -131,15 +173,18 @@ class CovariantLayer(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor) -> Tensor:
         x = self.norm(nodes)
-        source, target = self.from_source(x)[graph.neighbor], self.from_target(x)[graph.center]
+        source, target = (
+            self.from_source(x).index_select(0, graph.neighbor),
+            self.from_target(x).index_select(0, graph.center),
+        )
         weight = self.filter(source + self.from_edge(edges) + target) * envelope.unsqueeze(1)
-        messages = torch.zeros_like(x).index_add(0, graph.center, x[graph.neighbor] * weight)
+        messages = torch.zeros_like(x).index_add(0, graph.center, x.index_select(0, graph.neighbor) * weight)
         out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
         return nodes + out
 
 
-class GAMD(Trunk):
-    """The trunk of GAMD with its head.
+class GAMD(Model):
+    """GAMD in one of its three forms.
 
     Args:
         elements: atomic numbers that the model knows.
@@ -150,36 +195,52 @@ class GAMD(Trunk):
         n_radial: Gaussians of the distance per bond type, ``form="covariant"`` only.
         encoder_dropout: dropout after the edge encoder, ``form="code"`` only (0.1 in the program,
             whose option for dropping whole edges is another one, and off).
+        length_basis: what the Gaussians of ``form="code"`` expand: the "standardised" length, as in the
+            program, or the "distance" itself with centres from zero to the cutoff, which is ours.
         max_bond_separation: largest number of bonds that makes an edge type of its own; 0: bonds
             are not used, 1: the paper's bond flag, 2: the ends of an angle too.
     """
 
+    OFFERS: ClassVar[Mapping[Head, Offer]] = {
+        "direct": Offer("native", "covariant form: invariant messages, envelope and edge force head"),
+        "conservative": Offer(
+            "not offered",
+            "its messages see the components of unit vectors, "
+            "so an energy would change when the structure turns",
+        ),
+    }
+
     length_mean: Tensor
     length_std: Tensor
-    element_slot: Tensor
 
     def __init__(
         self,
         elements: Sequence[int],
         *,
         cutoff: float,
+        forces: Forces = "direct",
         form: Form = "paper",
         width: int = 128,
         n_layers: int = 4,
         n_radial: int = 40,
         encoder_dropout: float = 0.1,
+        length_basis: LengthBasis = "standardised",
         max_bond_separation: int = 0,
     ) -> None:
         super().__init__()
+        require_offer(GAMD, forces)
+        self.forces = forces
         self.form = form
+        if length_basis == "distance" and form != "code":
+            raise ValueError(f'length_basis="distance" is for form="code", not {form!r}')
+        self.length_basis = length_basis
         rule = BondRule(max_separation=max_bond_separation) if max_bond_separation else None
-        self.request = GraphRequest(cutoff=cutoff, bond_rule=rule, n_layers=n_layers)
+        # An edge force head reads both ends of an edge, which is one step more.
+        n_steps = n_layers + (form == "covariant")
+        self.request = GraphRequest(cutoff=cutoff, bond_rule=rule, n_layers=n_steps)
         self.n_edge_types = rule.n_types if rule else 1
 
-        slot = torch.full((MAX_ATOMIC_NUMBER + 1,), -1, dtype=torch.int64)
-        slot[torch.as_tensor(sorted(elements))] = torch.arange(len(elements))
-        self.register_buffer("element_slot", slot, persistent=False)
-        self.node_embedding = nn.Embedding(len(elements), width)
+        self.node_embedding = ElementEmbedding(elements, width)
 
         # Mean and standard deviation of the edge length over the training data, Å.
         self.register_buffer("length_mean", torch.tensor(0.5 * cutoff))
@@ -189,9 +250,12 @@ class GAMD(Trunk):
         if form == "paper":
             self.edge_encoder = mlp([3 + 1 + n_flags, width, width, width], nn.GELU)
             self.layers = nn.ModuleList(PaperLayer(width) for _ in range(n_layers))
-            self.head = NodeForceHead(width)
+            self.head: NodeForceHead | EdgeForceHead = NodeForceHead(width)
         elif form == "code":
-            self.basis = GaussianBasis(0.0, 1.0, N_CODE_GAUSSIANS, CODE_GAMMA)
+            if length_basis == "distance":
+                self.basis = GaussianBasis(0.0, cutoff, N_CODE_GAUSSIANS)
+            else:
+                self.basis = GaussianBasis(0.0, 1.0, N_CODE_GAUSSIANS, CODE_GAMMA)
             n_in = 3 + 1 + N_CODE_GAUSSIANS + n_flags
             self.edge_encoder = mlp([n_in, width, width, width], nn.GELU)
             self.edge_encoder.extend([nn.LayerNorm(width), nn.Dropout(encoder_dropout)])
@@ -204,24 +268,34 @@ class GAMD(Trunk):
             self.head = EdgeForceHead(width, n_radial * self.n_edge_types, width)
         else:
             raise ValueError(f"unknown form {form!r}: choose paper, code or covariant")
+        if form != "covariant":
+            _start_with_unit_gain(self.edge_encoder)
+            for name, module in self.layers.named_modules():
+                if name.endswith(".edge_transform"):
+                    _start_with_unit_gain(module)
 
-    def forward(self, graph: Graph) -> Features:
-        nodes = self.node_embedding(self.element_slot[graph.atomic_numbers])
+    @property
+    def exact(self) -> Mapping[Head, frozenset[str]]:
+        smooth = {"smoothness"} if self.form == "covariant" else set()
+        return {"direct": self.head.exact | smooth}
+
+    def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        nodes = self.node_embedding(graph.atomic_numbers)
         inputs = self._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
         edges = self.edge_encoder(inputs)
-        if self.form == "paper":
+        if isinstance(self.head, EdgeForceHead):
+            envelope = cosine_cutoff(graph.distances, self.request.cutoff)
             for layer in self.layers:
-                nodes = layer(nodes, edges, graph)
-            return Features(nodes=nodes, edges=edges)
+                nodes = layer(nodes, edges, graph, envelope)
+            return Outputs(forces=self.head(nodes, inputs, graph, envelope))
         if self.form == "code":
             self_edge = self._self_edge(nodes)
             for layer in self.layers:
                 nodes = layer(nodes, edges, graph, self_edge)
-            return Features(nodes=nodes, edges=edges)
-        envelope = cosine_cutoff(graph.distances, self.request.cutoff)
-        for layer in self.layers:
-            nodes = layer(nodes, edges, graph, envelope)
-        return Features(nodes=nodes, edges=inputs, envelope=envelope)
+        else:
+            for layer in self.layers:
+                nodes = layer(nodes, edges, graph)
+        return Outputs(forces=self.head(nodes))
 
     def _edge_inputs(self, distances: Tensor, units: Tensor, edge_types: Tensor | None) -> Tensor:
         if self.form == "covariant":
@@ -233,7 +307,7 @@ class GAMD(Trunk):
         length = ((distances - self.length_mean) / self.length_std).unsqueeze(1)
         parts = [units, length]
         if self.form == "code":
-            parts.append(self.basis(length[:, 0]))
+            parts.append(self.basis(distances if self.length_basis == "distance" else length[:, 0]))
         if self.n_edge_types > 1 and edge_types is not None:
             parts.append(nn.functional.one_hot(edge_types, self.n_edge_types)[:, 1:].to(units.dtype))
         return torch.cat(parts, dim=1)
@@ -246,7 +320,7 @@ class GAMD(Trunk):
         embedding: Tensor = self.edge_encoder(inputs.expand(len(nodes), -1))
         return embedding
 
-    def fit_statistics(self, graphs: Iterable[Graph]) -> None:
+    def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
         """Set mean and standard deviation of the edge length from training graphs.
 
         The program's neighbour list holds every atom once at zero length, and those zeros enter its

@@ -1,42 +1,15 @@
-"""Heads: from a model's features to forces."""
+"""Heads: from a model's features to energies or forces, in units of the force scale."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-from kinetograph.graph import Graph, GraphRequest
+from kinetograph.graph import Graph
 from kinetograph.nn.mlp import mlp
-
-
-@dataclass(frozen=True)
-class Features:
-    """What a model's trunk hands to its heads."""
-
-    nodes: Tensor
-    """(n_atoms, width)."""
-    edges: Tensor
-    """(n_edges, edge_width): geometry and bond type of an edge, before any message."""
-    envelope: Tensor | None = None
-    """(n_edges,) factor that vanishes smoothly at the cutoff; ``None`` for a hard cutoff."""
-
-
-class Trunk(nn.Module, ABC):
-    """A model without its units: features of a graph, and the head that turns them into forces."""
-
-    request: GraphRequest
-    head: NodeForceHead | EdgeForceHead
-
-    @abstractmethod
-    def forward(self, graph: Graph) -> Features: ...
-
-    @abstractmethod
-    def fit_statistics(self, graphs: Iterable[Graph]) -> None:
-        """Set whatever the model keeps of its training data besides weights."""
+from kinetograph.nn.model import COVARIANT
+from kinetograph.nn.segments import sum_to
 
 
 class NodeForceHead(nn.Module):
@@ -44,12 +17,13 @@ class NodeForceHead(nn.Module):
 
     exact = frozenset({"translation", "permutation"})
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: Callable[[], nn.Module] = nn.GELU) -> None:
         super().__init__()
-        self.mlp = mlp([width, width, 3], nn.GELU)
+        self.mlp = mlp([width, width, 3], activation)
 
-    def forward(self, features: Features, graph: Graph) -> Tensor:
-        forces: Tensor = self.mlp(features.nodes)
+    def forward(self, nodes: Tensor) -> Tensor:
+        """(n_atoms, width) → (n_atoms, 3)."""
+        forces: Tensor = self.mlp(nodes)
         return forces
 
 
@@ -62,7 +36,7 @@ class EdgeForceHead(nn.Module):
     with f_ij = dE/dd_ij, so nothing is lost by it.
     """
 
-    exact = frozenset({"translation", "permutation", "rotation", "reflection", "net force"})
+    exact = COVARIANT | {"net force", "torque"}
 
     def __init__(self, width: int, edge_width: int, hidden: int) -> None:
         super().__init__()
@@ -70,13 +44,32 @@ class EdgeForceHead(nn.Module):
         self.from_edge = nn.Linear(edge_width, hidden)
         self.scalar = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
 
-    def forward(self, features: Features, graph: Graph) -> Tensor:
-        ends: Tensor = self.from_nodes(features.nodes)
-        pair = ends[graph.center] + ends[graph.neighbor] + self.from_edge(features.edges)
-        scalar: Tensor = self.scalar(pair)[:, 0]
-        if features.envelope is not None:
-            scalar = scalar * features.envelope
-        pair_forces = scalar.unsqueeze(1) * graph.unit_vectors
-        return torch.zeros(graph.n_atoms, 3, dtype=pair_forces.dtype, device=pair_forces.device).index_add(
-            0, graph.center, pair_forces
+    def forward(self, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor | None = None) -> Tensor:
+        """Forces (n_atoms, 3).
+
+        Args:
+            nodes: (n_atoms, width) invariant features.
+            edges: (n_edges, edge_width) invariant features, alike for an edge and the one that goes back.
+            envelope: (n_edges,) factor that vanishes smoothly at the cutoff; ``None`` for a hard cutoff.
+        """
+        ends: Tensor = self.from_nodes(nodes)
+        pair = (
+            ends.index_select(0, graph.center) + ends.index_select(0, graph.neighbor) + self.from_edge(edges)
         )
+        scalar: Tensor = self.scalar(pair)[:, 0]
+        if envelope is not None:
+            scalar = scalar * envelope
+        return sum_to(graph.center, scalar.unsqueeze(1) * graph.unit_vectors, graph.n_atoms)
+
+
+class EnergyHead(nn.Module):
+    """An energy per atom from its invariant features: E_i = MLP(v_i), one hidden layer."""
+
+    def __init__(self, width: int, hidden: int, activation: Callable[[], nn.Module] = nn.SiLU) -> None:
+        super().__init__()
+        self.mlp = mlp([width, hidden, 1], activation)
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """(n_atoms, width) → (n_atoms,)."""
+        energies: Tensor = self.mlp(nodes)[:, 0]
+        return energies

@@ -1,4 +1,4 @@
-"""Functions of distance: radial bases and envelopes."""
+"""Functions of distance: radial bases, cutoff functions, envelopes."""
 
 from __future__ import annotations
 
@@ -35,3 +35,29 @@ class GaussianBasis(nn.Module):
 def cosine_cutoff(distances: Tensor, cutoff: float) -> Tensor:
     """½ [cos(π d/c) + 1] below the cutoff c, 0 beyond: value and slope vanish at c (Behler 2007)."""
     return 0.5 * (torch.cos(distances * (math.pi / cutoff)) + 1.0) * (distances < cutoff)
+
+
+def polynomial_envelope(x: Tensor, p: int) -> Tensor:
+    """u(x) = 1 − (p+1)(p+2)/2 xᵖ + p(p+2) xᵖ⁺¹ − p(p+1)/2 xᵖ⁺² below x = d/c = 1, 0 beyond.
+
+    Value, slope and curvature vanish at 1 (Gasteiger et al., DimeNet, ICLR 2020, eq. 8).
+    """
+    a, b, c = -0.5 * (p + 1) * (p + 2), p * (p + 2), -0.5 * p * (p + 1)
+    return (1.0 + x**p * (a + x * (b + x * c))) * (x < 1.0)
+
+
+class BesselBasis(nn.Module):
+    """√(2/c) sin(f_n d/c) / d, n = 1 … N, with trainable frequencies f_n that start at n π.
+
+    The radial basis of DimeNet (eq. 7) and GemNet, without its envelope.
+    """
+
+    def __init__(self, n_functions: int, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.frequencies = nn.Parameter(math.pi * torch.arange(1, n_functions + 1))
+
+    def forward(self, distances: Tensor) -> Tensor:
+        """(n,) Å → (n, n_functions) Å^(−3/2)."""
+        d = distances.unsqueeze(1)
+        return math.sqrt(2.0 / self.cutoff) * torch.sin(self.frequencies * (d / self.cutoff)) / d

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,23 @@ from kinetograph.atomic_file import write_atomically
 from kinetograph.data.dataset import ForceDataset
 from kinetograph.errors import RunFailed, UserError
 from kinetograph.evaluation import errors_on
+from kinetograph.potential import LearnedPotential, Potential, SumPotential
 from kinetograph.training.module import ForceTraining
 
 MONITOR = "valid_force_mae_eV_per_A"
-COLUMNS = ("step", "wall_s", "learning_rate", "train_loss", MONITOR, "valid_relative_error")
+ENERGY = "valid_energy_mae_eV_per_atom"
+DIRECT = "valid_direct_force_mae_eV_per_A"
+COLUMNS = (
+    "step",
+    "wall_s",
+    "learning_rate",
+    "train_loss",
+    MONITOR,
+    "valid_relative_error",
+    ENERGY,
+    DIRECT,
+)
+"""Of ``metrics.csv``. Cells are empty where a model gives no energy, or has one kind of forces only."""
 
 Row = dict[str, float]
 
@@ -38,7 +51,8 @@ class RunFolder(Callback):
 
     Args:
         valid: frames to validate on; the averaged weights are what is validated and kept.
-        save_model: writes a model file; given the path, the module, and the metrics of the moment.
+        save_model: writes a model file; given the path, the model, and the metrics of the moment.
+        additions: potentials that are added to the model, so that errors are those of the whole.
         data: fingerprints of the frames; a run goes on with the same frames only.
         patience: stop after so many validations without a better one; ``None``: never.
     """
@@ -47,15 +61,17 @@ class RunFolder(Callback):
         self,
         folder: Path,
         valid: ForceDataset,
-        save_model: Callable[[Path, ForceTraining, Row], None],
+        save_model: Callable[[Path, LearnedPotential, Row], None],
         *,
         data: dict[str, str],
+        additions: Sequence[Potential] = (),
         patience: int | None = None,
     ) -> None:
         self.folder = folder
         self.valid = valid
         self.save_model = save_model
         self.data = data
+        self.additions = additions
         self.patience = patience
         self.best = math.inf
         self.best_step = 0
@@ -129,14 +145,12 @@ class RunFolder(Callback):
             return
         if self.rows and self.rows[-1]["step"] == step:
             return
-        errors = errors_on(pl_module.best_weights, self.valid)
         row = {
             "step": float(step),
             "wall_s": round(self.wall_s, 3),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train_loss": sum(self._losses) / max(1, len(self._losses)),
-            MONITOR: errors.mae,
-            "valid_relative_error": errors.relative_error,
+            **self.validate(pl_module.best_weights),
         }
         self._losses.clear()
         self.rows.append(row)
@@ -144,12 +158,41 @@ class RunFolder(Callback):
             logger.log_metrics({name: value for name, value in row.items() if name != "step"}, step=step)
         if row[MONITOR] < self.best:
             self.best, self.best_step = row[MONITOR], step
-            self.save_model(self.folder / "best.kg", pl_module, row)
+            self.save_model(self.folder / "best.kg", pl_module.best_weights, row)
         since_best = sum(r["step"] > self.best_step for r in self.rows)
         if self.patience is not None and since_best >= self.patience:
             trainer.should_stop = True
         self._write_metrics()
         self._write_checkpoint(trainer)
+
+    def finish_untrained(self, model: LearnedPotential) -> None:
+        """Write what a run leaves, for a model that has nothing to train."""
+        self._started = time.monotonic()
+        row = {
+            "step": 0.0,
+            "wall_s": 0.0,
+            "learning_rate": 0.0,
+            "train_loss": math.nan,
+            **self.validate(model),
+        }
+        self.rows.append(row)
+        self.best = row[MONITOR]
+        self.save_model(self.folder / "best.kg", model, {k: v for k, v in row.items() if math.isfinite(v)})
+        self._write_metrics()
+
+    def validate(self, model: LearnedPotential) -> Row:
+        """Errors of a model, with what is added to it, on the validation frames."""
+        whole = SumPotential(model, *self.additions) if self.additions else model
+        errors = errors_on(whole, self.valid)
+        row = {MONITOR: errors.forces.mae, "valid_relative_error": errors.forces.relative_error}
+        if errors.energies is not None:
+            row[ENERGY] = errors.energies.mae_per_atom
+        if len(model.model.heads) > 1:
+            answers = model.answers
+            model.use_forces("direct")
+            row[DIRECT] = errors_on(whole, self.valid).forces.mae
+            model.use_forces(answers)
+        return row
 
     def _write_metrics(self) -> None:
         table = io.StringIO()
@@ -223,8 +266,11 @@ class ProgressBar(Callback):
         step = trainer.global_step
         if not self.run.rows or self.run.rows[-1]["step"] != step or step == self._start_step:
             return
-        mae, relative = self.run.rows[-1][MONITOR], self.run.rows[-1]["valid_relative_error"]
+        row = self.run.rows[-1]
+        mae, relative = row[MONITOR], row["valid_relative_error"]
         self._valid = f", valid MAE {1000.0 * mae:.3g} meV/Å ({100.0 * relative:.2f} %)"
+        if ENERGY in row:
+            self._valid += f", {1000.0 * row[ENERGY]:.3g} meV/atom"
         if self._progress is None:
             rate = self._rate(step)
             left = (self.max_steps - step) / max(rate, 1e-9)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from kinetograph import model_file
+from kinetograph.additions import build_addition
 from kinetograph.atomic_file import write_atomically
-from kinetograph.data.dataset import ForceDataset, StepSampler, collate
+from kinetograph.data.dataset import ForceDataset, StepSampler, collate, less
 from kinetograph.data.frames import LabelledFrames, force_std, read_frames, require_disjoint
 from kinetograph.errors import UserError
-from kinetograph.graph import build_graph
+from kinetograph.graph import Graph, build_graph
 from kinetograph.models import build
-from kinetograph.potential import DirectModel
+from kinetograph.potential import LearnedPotential, SumPotential
 from kinetograph.training.callbacks import ProgressBar, RunFolder
 from kinetograph.training.module import ForceTraining
 from kinetograph.training.settings import TrainingSettings
@@ -71,7 +74,7 @@ def train(
     Raises:
         UserError: bad data or configuration, a folder that already holds a run, or nothing to resume.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), config.resolved()
     checkpoint = folder / "last.ckpt"
     _check_folder(folder, config, resume=resume, overwrite=overwrite)
     train_frames, valid_frames = read_frames(config.data.train), read_frames(config.data.valid)
@@ -81,30 +84,36 @@ def train(
     architecture, hyperparameters = config.model_arguments()
     torch.manual_seed(config.training.seed)
     model = build(architecture, train_frames.elements, hyperparameters)
+    additions = [build_addition(*item) for item in _additions(config, train_frames)]
     train_data = ForceDataset(train_frames, model.request)
-    valid_data = ForceDataset(valid_frames, model.request)
+    valid_data = ForceDataset(
+        valid_frames, SumPotential(model, *additions).request if additions else model.request
+    )
     domain = train_data.domain()
+    for addition in additions:
+        train_data = less(train_data, addition)
     if config.training.initial_model is None:
-        _fit_statistics(model, train_frames, train_data)
+        _fit_statistics(model, train_data)
     else:
         start = _initial_model(config.training.initial_model, architecture, hyperparameters, train_frames)
-        model.load_state_dict(start.state_dict())
+        _start_from(model, start, train_data)
         assert start.domain is not None
         domain = merge([start.domain, domain])
 
     rotate = config.training.rotate
     if rotate is None:
-        rotate = "rotation" not in model.model.head.exact
+        rotate = any("rotation" not in properties for properties in model.model.exact.values())
     module = ForceTraining(model, config.training, rotate=rotate)
 
-    def save_model(path: Path, module: ForceTraining, metrics: dict[str, float]) -> None:
+    def save_model(path: Path, model: LearnedPotential, metrics: dict[str, float]) -> None:
         model_file.save(
             path,
-            module.best_weights,
+            model,
             architecture=architecture,
             hyperparameters=hyperparameters,
             elements=train_frames.elements,
             domain=domain,
+            additions=config.model.add,
             training={
                 "preset": config.model.preset,
                 "train_data": _fingerprint(train_frames),
@@ -119,11 +128,15 @@ def train(
         valid_data,
         save_model,
         data={"train": train_frames.sha256, "valid": valid_frames.sha256},
+        additions=additions,
         patience=config.training.early_stop_patience,
     )
     # Nothing on disk was touched so far: whatever could be refused has been.
     _prepare_folder(folder, resume=resume)
     write_atomically(folder / "config.yaml", config.to_yaml().encode())
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        run.finish_untrained(model)  # a baseline: its statistics are all it learns
+        return TrainResult(folder / "best.kg", 0, run.best, 0, run.wall_s)
     callbacks: list[lightning.pytorch.Callback] = [run]
     if progress:
         callbacks.append(ProgressBar(run, config.training.max_steps))
@@ -248,34 +261,85 @@ def _check_elements(train_frames: LabelledFrames, valid_frames: LabelledFrames) 
         )
 
 
-def _fit_statistics(model: DirectModel, frames: LabelledFrames, data: ForceDataset) -> None:
-    """Force scale and whatever the model keeps of its data, from training frames only."""
-    scale = force_std(frames.forces)
+def _additions(
+    config: TrainingSettings, frames: LabelledFrames
+) -> list[tuple[str, Sequence[int], dict[str, Any]]]:
+    """What to build for each addition of the configuration: kind, elements, arguments."""
+    return [(kind, frames.elements, arguments) for kind, arguments in config.model.add.items()]
+
+
+def _fit_statistics(model: LearnedPotential, data: ForceDataset) -> None:
+    """Force scale, reference energies and whatever the model keeps of its data, from training frames only."""
+    scale = force_std([sample.forces.numpy() for sample in data.samples])
     if scale == 0.0:
-        raise UserError("all training forces are zero", where=frames.source)
+        raise UserError("all training forces are zero", where=data.source)
     model.force_scale.fill_(scale)
-    model.model.fit_statistics(build_graph(s.system, s.neighbors, data.request) for s in data.samples)
+    _fit_reference_energies(model, data)
+
+    class Graphs:
+        """The graphs of the training frames, made anew each time: angles would fill the memory."""
+
+        def __iter__(self) -> Iterator[Graph]:
+            return (
+                build_graph(s.system, s.neighbors, data.request, dtype=torch.get_default_dtype())
+                for s in data.samples
+            )
+
+    model.model.fit_statistics(
+        Graphs(), [(s.forces / scale).to(torch.get_default_dtype()) for s in data.samples]
+    )
+
+
+def _fit_reference_energies(model: LearnedPotential, data: ForceDataset) -> None:
+    """E0 of each element: least squares of the training energies on the composition.
+
+    Of all that fit as well (one composition only, for example) the smallest is taken.
+    """
+    if not hasattr(model, "reference_energies"):
+        return
+    known = [sample for sample in data.samples if bool(torch.isfinite(sample.energies).all())]
+    if not known:
+        return
+    numbers = torch.unique(torch.cat([sample.system.atomic_numbers for sample in known]))
+    counts = torch.stack([(sample.system.atomic_numbers == numbers[:, None]).sum(dim=1) for sample in known])
+    energies = torch.cat([sample.energies for sample in known])
+    fitted = np.linalg.lstsq(counts.double().numpy(), energies.numpy(), rcond=1e-10)[0]
+    model.reference_energies[numbers] = torch.as_tensor(fitted)
 
 
 def _initial_model(
     path: Path, architecture: str, hyperparameters: dict[str, Any], frames: LabelledFrames
-) -> DirectModel:
-    """The model to start from, which must be of the same make and for the same elements."""
+) -> LearnedPotential:
+    """The model to start from, which must be of the same make and for the same elements.
+
+    Its kind of forces may be another one: what the two have in common is carried over.
+    """
     header = model_file.read_header(path)
-    if header.architecture != architecture or header.hyperparameters != hyperparameters:
+
+    def make(arguments: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in arguments.items() if name != "forces"}
+
+    if header.architecture != architecture or make(header.hyperparameters) != make(hyperparameters):
         raise UserError(
             f"the initial model is {header.architecture} {header.hyperparameters}, "
             f"the configuration asks for {architecture} {hyperparameters}",
             where=str(path),
             mend="Give the same preset and sizes.",
         )
-    model = model_file.load(path)
+    model = model_file.load_model(path)
     assert model.domain is not None
     if model.domain.elements != frames.elements:
         raise UserError(
             "the initial model was trained on other elements than these frames hold", where=str(path)
         )
     return model
+
+
+def _start_from(model: LearnedPotential, start: LearnedPotential, data: ForceDataset) -> None:
+    """Carry the weights over; a head that ``start`` has not begins anew."""
+    missing, _ = model.load_state_dict(start.state_dict(), strict=False)
+    if "reference_energies" in missing:
+        _fit_reference_energies(model, data)
 
 
 def _fingerprint(frames: LabelledFrames) -> dict[str, Any]:

@@ -11,28 +11,34 @@ import torch
 from torch import Tensor
 
 from kinetograph.data.dataset import Sample
-from kinetograph.potential import DirectModel
+from kinetograph.graph import build_graph
+from kinetograph.nn.model import Model
+from kinetograph.potential import LearnedPotential, Prediction
 from kinetograph.training.augmentation import rotated
-from kinetograph.training.losses import force_l1, net_force_penalty
+from kinetograph.training.losses import energy_loss, force_loss, net_force_penalty, stress_loss
 from kinetograph.training.settings import OptimizerSettings
 
 
 class ForceTraining(lightning.LightningModule):
-    """Fits a direct-force model to labelled structures.
+    """Fits a model to labelled structures: its direct forces, its energy's gradient, or both at once.
 
-    Errors in the loss are in units of the model's ``force_scale``. What is random in a step
+    Errors in the loss are in units of the model's ``force_scale`` (energies: per atom, of that times
+    1 Å). What is random in a step
     (rotation, dropout) is keyed by (seed, step), so that a resumed run takes the same steps.
     """
 
-    def __init__(self, model: DirectModel, config: OptimizerSettings, *, rotate: bool) -> None:
+    def __init__(self, model: LearnedPotential, config: OptimizerSettings, *, rotate: bool) -> None:
         super().__init__()
+        assert config.learning_rate is not None, "resolve the configuration first"
+        self.learning_rate = config.learning_rate
         self.model = model
         self.config = config
         self.rotate = rotate
+        self.has_own_loss = type(model.model).own_loss is not Model.own_loss
         self.average = copy.deepcopy(model).requires_grad_(False) if config.ema_decay > 0.0 else None
 
     @property
-    def best_weights(self) -> DirectModel:
+    def best_weights(self) -> LearnedPotential:
         """The model to keep: the averaged one where there is one."""
         return self.model if self.average is None else self.average
 
@@ -49,13 +55,42 @@ class ForceTraining(lightning.LightningModule):
         key = self.config.seed * 1_000_003 + self.global_step
         torch.manual_seed(key)
         if self.rotate:
-            batch = rotated(batch, torch.Generator().manual_seed(key))
-        predicted = self.model(batch.system, batch.neighbors).forces / self.model.force_scale
-        loss = force_l1(predicted, batch.forces / self.model.force_scale)
-        if self.config.net_force_weight > 0.0:
-            system = batch.system
-            penalty = net_force_penalty(predicted, system.system_index, system.n_systems)
-            loss = loss + self.config.net_force_weight * penalty
+            batch = rotated(batch, torch.Generator().manual_seed(key), self.config.rotation_axis)
+        model, system = self.model, batch.system
+        scale = model.force_scale
+        if self.has_own_loss:
+            graph = build_graph(system, batch.neighbors, model.request, dtype=model.dtype)
+            progress = self.global_step / self.config.max_steps
+            own = model.model.own_loss(graph, (batch.forces / scale).to(model.dtype), progress)
+            if own is not None:
+                return own
+        return self.loss(model(system, batch.neighbors), batch)
+
+    def loss(self, prediction: Prediction, batch: Sample) -> Tensor:
+        """The weighted sum of the errors of all that the model gives."""
+        config, system, scale = self.config, batch.system, self.model.force_scale
+        weights = None
+        if system.fixed is not None and config.fixed_atom_weight != 1.0:
+            weights = torch.where(system.fixed, config.fixed_atom_weight, 1.0)
+        reference = batch.forces / scale
+        loss = force_loss(prediction.forces / scale, reference, config.force_loss, weights)
+        direct = prediction.direct_forces
+        if direct is not None:
+            loss = loss + config.direct_weight * force_loss(
+                direct / scale, reference, config.force_loss, weights
+            )
+        elif not prediction.conservative:
+            direct = prediction.forces
+        if direct is not None and config.net_force_weight > 0.0:
+            penalty = net_force_penalty(direct / scale, system.system_index, system.n_systems)
+            loss = loss + config.net_force_weight * penalty
+        if prediction.energy is not None and config.energy_weight > 0.0:
+            n_atoms = system.atoms_per_system
+            error = energy_loss(prediction.energy, batch.energies, n_atoms)
+            loss = loss + config.energy_weight * error / scale
+            if prediction.stress is not None and config.stress_weight > 0.0:
+                error = stress_loss(prediction.stress, batch.stresses, system.volume / n_atoms)
+                loss = loss + config.stress_weight * error / scale
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -67,9 +102,11 @@ class ForceTraining(lightning.LightningModule):
         with torch.no_grad():
             for kept, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 kept.lerp_(now, 1.0 - decay)
+            for mean, latest in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                mean.copy_(latest)  # running statistics are averages already
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config.learning_rate)
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -78,7 +115,7 @@ class ForceTraining(lightning.LightningModule):
         config = self.config
         if step < config.warmup_steps:
             return (step + 1) / config.warmup_steps
-        floor = config.learning_rate_final / config.learning_rate
+        floor = config.learning_rate_final / self.learning_rate
         done = min(1.0, (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps))
         if config.schedule == "cosine":
             return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -1,0 +1,336 @@
+"""Every model on real data at equal training time: one cell a model and a data set, resumable.
+
+    OMP_NUM_THREADS=1 python benchmarks/learning.py run --data DATA --out OUT --cells '3bpa/painn*'
+    python benchmarks/learning.py table
+
+``run`` trains each cell for ``--minutes`` of processor time on one core and adds its result to
+``benchmarks/learning.json``; cells that are there already are left out, so a run that was stopped goes
+on, and two runs with different ``--cells`` can share the work. ``table`` prints what is there as Markdown.
+
+The number of steps is chosen beforehand, from the processor time of some steps after warm-up, so that
+the learning rate falls to its end within the budget. Of large test sets every n-th frame is used, at
+most 400.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import fnmatch
+import json
+import platform
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import torch
+
+from kinetograph import model_file
+from kinetograph.config import check_config
+from kinetograph.data.dataset import ForceDataset, StepSampler, collate
+from kinetograph.data.frames import read_frames, read_structures
+from kinetograph.evaluation import evaluate
+from kinetograph.models import build
+from kinetograph.training.fit import train
+from kinetograph.training.module import ForceTraining
+
+RESULTS = Path(__file__).with_name("learning.json")
+MAX_TEST_FRAMES = 400
+N_VALIDATIONS = 4
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where frames are and how they are looked at."""
+
+    train: str
+    tests: dict[str, str]
+    cutoff_A: float
+    batch_size: int
+    valid: str | None = None
+    """``None``: every tenth training frame is held out."""
+    n_neighbors: int = 12
+    """For models of the nearest neighbours."""
+
+
+DATA = {
+    "ethanol": DataSet(
+        "md17_ethanol/train.extxyz.xz",
+        {"test": "md17_ethanol/test.extxyz"},
+        5.0,
+        8,
+        "md17_ethanol/valid.extxyz",
+        8,
+    ),
+    "3bpa": DataSet(
+        "3bpa/train.extxyz.xz",
+        {"300 K": "3bpa/test_300K.extxyz.xz", "600 K": "3bpa/test_600K.extxyz.xz"},
+        5.0,
+        4,
+    ),
+    "lips": DataSet("lips/train.extxyz.xz", {"test": "lips/test.extxyz.xz"}, 5.0, 1, "lips/valid.extxyz.xz"),
+    "water": DataSet(
+        "water_pbe0ts/train.extxyz.xz",
+        {"test": "water_pbe0ts/test.extxyz.xz"},
+        4.5,
+        1,
+        "water_pbe0ts/valid.extxyz",
+    ),
+    "Cu": DataSet("mlearn_Cu/train.extxyz.xz", {"test": "mlearn_Cu/test.extxyz"}, 5.0, 2),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of laptop size."""
+
+    preset: str
+    options: dict[str, Any] = field(default_factory=dict)
+    forces: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    nearest: bool = False
+
+
+_GEMNET = {
+    "width": 64,
+    "edge_width": 64,
+    "n_layers": 2,
+    "triplet_width": 32,
+    "triplet_bilinear": 32,
+    "quadruplet_width": 16,
+    "quadruplet_bilinear": 16,
+    "link_cutoff": 5.0,
+    "element_table": None,
+}
+_DIMENET = {"width": 64, "n_layers": 3, "element_table": None}
+_DIMENET_PP = {**_DIMENET, "triplet_width": 32, "readout_width": 128}
+_SCHNET = {"width": 64, "n_layers": 4, "n_radial": 32, "element_table": None}
+_GNNFF = {"width": 64, "edge_width": 32, "n_layers": 3}
+
+ROWS = {
+    "median": Row("median"),
+    "painn direct": Row("painn", {"width": 64}),
+    "painn conservative": Row("painn-energy", {"width": 64}),
+    "painn both": Row("painn-both", {"width": 64}, "both"),
+    "gnnff": Row("gnnff", _GNNFF, nearest=True),
+    "gnnff-smooth": Row("gnnff-smooth", _GNNFF),
+    "gnnff-energy": Row("gnnff-energy", _GNNFF),
+    "dcf": Row("dcf"),
+    "dcf-covariant": Row("dcf-covariant"),
+    "gamd": Row("gamd", {"width": 64}),
+    "gamd-code": Row("gamd-code", {"width": 64}),
+    "gamd-covariant": Row("gamd-covariant", {"width": 64}),
+    "gns": Row("gns", {"width": 128, "n_layers": 3}),
+    "forcenet": Row("forcenet", {"width": 128, "n_layers": 3}),
+    "schnet": Row("schnet", _SCHNET),
+    "schnet-direct": Row("schnet-direct", _SCHNET),
+    "dimenet": Row("dimenet", _DIMENET),
+    "dimenet++": Row("dimenet++", _DIMENET_PP),
+    "dimenet++-direct": Row("dimenet++-direct", _DIMENET_PP),
+    "gemnet-t": Row("gemnet-t", _GEMNET),
+    "gemnet-q": Row("gemnet-q", _GEMNET),
+    "gemnet-dt": Row("gemnet-dt", _GEMNET),
+    "gemnet-dq": Row("gemnet-dq", _GEMNET),
+}
+"""Laptop sizes: some 64 features and three layers; options that are not named are the preset's."""
+
+
+def settings(row: Row, data: DataSet, files: dict[str, Path], max_steps: int) -> Any:
+    """The training configuration of a cell."""
+    options = dict(row.options)
+    if row.nearest:
+        options["n_neighbors"] = data.n_neighbors
+    model = {"preset": row.preset, "cutoff_A": data.cutoff_A, "options": options}
+    if row.forces:
+        model["forces"] = row.forces
+    training = {
+        "max_steps": max_steps,
+        "validate_every": max(1, -(-max_steps // N_VALIDATIONS)),
+        "batch_size": data.batch_size,
+        "warmup_steps": min(100, max(1, max_steps // 10)),
+        **row.training,
+    }
+    return check_config(
+        {
+            "model": model,
+            "data": {"train": str(files["train"]), "valid": str(files["valid"])},
+            "training": training,
+        },
+        "learning table",
+    )
+
+
+def prepare(name: str, folder: Path, root: Path) -> dict[str, Path]:
+    """Training, validation and test files of a data set, thinned and split where need be."""
+    data, out = DATA[name], folder / "data" / name
+    out.mkdir(parents=True, exist_ok=True)
+    files = {"train": root / data.train, "valid": root / (data.valid or "")}
+    if data.valid is None:
+        files = {"train": out / "train.extxyz", "valid": out / "valid.extxyz"}
+        if not files["valid"].exists():
+            frames = read_structures(root / data.train)
+            ase.io.write(files["train"], [f for i, f in enumerate(frames) if i % 10 != 5])
+            ase.io.write(files["valid"], frames[5::10])
+    for test, source in data.tests.items():
+        files[f"test {test}"] = path = out / f"{test.replace(' ', '_')}.extxyz"
+        if not path.exists():
+            frames = read_structures(root / source)
+            ase.io.write(path, frames[:: -(-len(frames) // MAX_TEST_FRAMES)])
+    return files
+
+
+def seconds_per_step(config: Any) -> float:
+    """Median processor time of a training step, after some to warm up."""
+    frames = read_frames(config.data.train)
+    architecture, hyperparameters = config.model_arguments()
+    model = build(architecture, frames.elements, hyperparameters)
+    data = ForceDataset(frames, model.request)
+    module = ForceTraining(model, config.resolved().training, rotate=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    sampler = iter(StepSampler(len(data), config.training.batch_size, 10_000, 0))
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 40 and (len(times) < 5 or time.perf_counter() - began < 12.0):
+        start = time.process_time()
+        batch = collate([data[i] for i in next(sampler)])
+        loss = module.loss(model(batch.system, batch.neighbors), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        times.append(time.process_time() - start)
+    return sorted(times[2:])[len(times[2:]) // 2]
+
+
+def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path) -> dict[str, Any]:
+    """Train and test one cell."""
+    row, data = ROWS[row_name], DATA[name]
+    files = prepare(name, folder, root)
+    config = settings(row, data, files, 1000)
+    architecture, hyperparameters = config.model_arguments()
+    learns = any(p.requires_grad for p in build(architecture, [1], hyperparameters).parameters())
+    step_s = seconds_per_step(config) if learns else 0.0
+    # Lightning, the averaged weights and validation take some of the time too: 10 % are left for them.
+    max_steps = max(20, int(0.9 * 60.0 * minutes / step_s)) if learns else 1
+    run = folder / f"{name}-{row_name}"
+    began = time.process_time()
+    result = train(settings(row, data, files, max_steps), run, overwrite=True, progress=False)
+    cpu_s = time.process_time() - began
+    potential = model_file.load(result.model)
+    tests = {}
+    for key, path in files.items():
+        if key.startswith("test "):
+            errors = evaluate(potential, read_frames(path))
+            tests[key[5:]] = {
+                "force_mae_meV_per_A": 1000.0 * errors.forces.mae,
+                "force_rmse_meV_per_A": 1000.0 * errors.forces.rmse,
+                "relative_error": errors.forces.relative_error,
+                "energy_mae_meV_per_atom": None
+                if errors.energies is None
+                else 1000.0 * errors.energies.mae_per_atom,
+            }
+    if "both" in (row.forces or ""):
+        potential.use_forces("direct")
+        for key, path in files.items():
+            if key.startswith("test "):
+                errors = evaluate(potential, read_frames(path))
+                tests[key[5:]]["direct_force_mae_meV_per_A"] = 1000.0 * errors.forces.mae
+    return {
+        "data": name,
+        "row": row_name,
+        "preset": row.preset,
+        "options": row.options,
+        "forces": config.resolved().model.forces,
+        "cutoff_A": data.cutoff_A,
+        "batch_size": config.training.batch_size,
+        "n_parameters": sum(p.numel() for p in model_file.load_model(result.model).parameters()),
+        "minutes": minutes,
+        "steps": result.steps,
+        "ms_per_step": 1000.0 * step_s,
+        "cpu_s": cpu_s,
+        "tests": tests,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def store(record: dict[str, Any]) -> None:
+    """Add a result to the file of results; two runs may do so at once."""
+    with RESULTS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        records = [r for r in load() if (r["data"], r["row"]) != (record["data"], record["row"])]
+        RESULTS.write_text(json.dumps([*records, record], indent=1) + "\n")
+
+
+def load() -> list[dict[str, Any]]:
+    """The results so far."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+
+
+def table() -> str:
+    """What there is, as Markdown: force MAE (meV/Å) and energy MAE (meV/atom), steps taken."""
+    records = {(r["data"], r["row"]): r for r in load()}
+    columns = [(name, test) for name, data in DATA.items() for test in data.tests]
+    lines = [
+        "| model | forces | parameters | "
+        + " | ".join(name if test == "test" else f"{name}, {test}" for name, test in columns)
+        + " |",
+        "|---|---|---|" + "---|" * len(columns),
+    ]
+    for row in ROWS:
+        cells, known = [], None
+        for name, test in columns:
+            r = records.get((name, row))
+            if r is None:
+                cells.append("")
+                continue
+            known = r
+            t = r["tests"][test]
+            text = f"{t['force_mae_meV_per_A']:.1f}"
+            if t["energy_mae_meV_per_atom"] is not None:
+                text += f" / {t['energy_mae_meV_per_atom']:.2g}"
+            cells.append(f"{text} ({r['ms_per_step']:.0f} ms)")
+        if known is not None:
+            lines.append(f"| {row} | {known['forces']} | {known['n_parameters']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run cells, or print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="train and test cells")
+    run.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    run.add_argument("--out", type=Path, required=True, help="where runs go")
+    run.add_argument("--minutes", type=float, default=5.0)
+    run.add_argument(
+        "--cells", default="*", help="which, as DATA/ROW with wildcards, such as 'ethanol/painn*'"
+    )
+    run.add_argument("--again", action="store_true", help="also cells that have a result")
+    verbs.add_parser("table", help="print the results")
+    arguments = parser.parse_args()
+    if arguments.verb == "table":
+        print(table())
+        return
+    for name in DATA:
+        for row in ROWS:
+            cell = f"{name}/{row}"
+            done = {(r["data"], r["row"]) for r in load()}
+            if not any(fnmatch.fnmatch(cell, p) for p in arguments.cells.split(",")):
+                continue
+            if (name, row) in done and not arguments.again:
+                continue
+            record = run_cell(name, row, arguments.minutes, arguments.out, arguments.data)
+            store(record)
+            print(cell, json.dumps(record["tests"]), f"{record['steps']} steps", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""``models``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDE = 130
+"""Columns of a terminal that has room for what is exact and what it is about."""
+
+EXAMPLE_ELEMENTS = (1, 6, 8)
+"""Parameters are counted for hydrogen, carbon and oxygen: a table of elements grows with the data."""
+
+
+def models(
+    name: Annotated[
+        str | None, typer.Argument(help="A preset: show its options and published figures.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the list as JSON here; `-` for stdout.")] = None,
+) -> None:
+    """The models and their presets: sizes, kinds of forces, and what holds exactly for each.
+
+    Example: `kinetograph models painn`
+    """
+    from rich.console import Console
+
+    from kinetograph.cli.output import refuse_existing, write_json
+    from kinetograph.errors import UserError, nearest
+    from kinetograph.models import PRESETS
+
+    refuse_existing(json, overwrite=False)
+    if name is not None and name not in PRESETS:
+        raise UserError(
+            f"unknown preset {name!r}{nearest(name, list(PRESETS))}", mend="`kinetograph models` lists them."
+        )
+    records = [record_of(preset) for preset in ([name] if name else PRESETS)]
+    if str(json) != "-":
+        console = Console(highlight=False)
+        if name is None:
+            _list(console, records)
+        else:
+            _detail(console, records[0])
+    write_json(json, records if name is None else records[0])
+
+
+def record_of(name: str) -> dict[str, Any]:
+    """All that is known of a preset, as plain data."""
+    import inspect
+
+    from kinetograph.models import ARCHITECTURES, DEFAULT_PRESET, PRESETS, build, options_of
+    from kinetograph.nn.model import HEADS
+
+    preset = PRESETS[name]
+    architecture = ARCHITECTURES[preset.architecture]
+    model = build(
+        preset.architecture,
+        EXAMPLE_ELEMENTS,
+        {**preset.hyperparameters, "forces": preset.forces, "cutoff": 5.0},
+    )
+    defaults = inspect.signature(architecture.__init__).parameters
+    options = {option: defaults[option].default for option in options_of(preset.architecture)}
+    return {
+        "preset": name,
+        "default": name == DEFAULT_PRESET,
+        "architecture": preset.architecture,
+        "about": preset.about,
+        "n_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "n_parameters_for": "H, C, O",
+        "forces": preset.forces,
+        "offers": {
+            head: {"offering": architecture.OFFERS[head].offering, "note": architecture.OFFERS[head].note}
+            for head in HEADS
+        },
+        "exact": {head: sorted(properties) for head, properties in model.model.exact.items()},
+        "options": {**options, **preset.hyperparameters},
+        "learning_rate": preset.learning_rate,
+        "published": [
+            {"what": p.what, "value": p.value, "unit": p.unit, "source": p.source} for p in preset.published
+        ],
+    }
+
+
+def _list(console: Console, records: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    view = Table(box=None, pad_edge=False)
+    view.add_column("preset", no_wrap=True)
+    view.add_column("parameters", justify="right", no_wrap=True)
+    for head in ("direct", "conservative"):
+        view.add_column(head, no_wrap=True)
+    wide = console.width >= WIDE
+    if wide:
+        view.add_column("exact", no_wrap=True)
+        view.add_column("about")
+    for r in records:
+        row = [r["preset"] + (" (default)" if r["default"] else ""), f"{r['n_parameters']:,}"]
+        for head, offer in r["offers"].items():
+            mark = "● " if r["forces"] in (head, "both") else "  "
+            row.append(mark + ("–" if offer["offering"] == "not offered" else offer["offering"]))
+        if wide:
+            row += [_symmetries(next(reversed(r["exact"].values()))), r["about"]]
+        view.add_row(*row)
+    console.print(view)
+    console.print(
+        f"\n● what the preset has; the other kind by model.forces. Parameters for "
+        f"{records[0]['n_parameters_for']}."
+        "\n`kinetograph models PRESET` shows options, what is exact, and published figures."
+    )
+
+
+def _detail(console: Console, r: dict[str, Any]) -> None:
+    from kinetograph.cli.output import table
+
+    rows = [
+        ("architecture", r["architecture"]),
+        ("parameters", f"{r['n_parameters']:,} for {r['n_parameters_for']}"),
+        ("forces", r["forces"]),
+    ]
+    for head, offer in r["offers"].items():
+        rows.append((f"{head} forces", offer["offering"] + (f": {offer['note']}" if offer["note"] else "")))
+    rows += [(f"exact, {head}", ", ".join(properties)) for head, properties in r["exact"].items()]
+    rows.append(("learning rate", f"{r['learning_rate']:g}"))
+    rows += [(f"option {option}", str(value)) for option, value in r["options"].items()]
+    rows += [(f"{p['what']}", f"{p['value']:g} {p['unit']} ({p['source']})") for p in r["published"]]
+    table(f"{r['preset']}: {r['about']}", rows)
+
+
+def _symmetries(exact: list[str]) -> str:
+    """The list, shortened where all of it holds."""
+    from kinetograph.nn.model import COVARIANT, GRADIENT
+
+    held = set(exact)
+    if held >= GRADIENT:
+        return "all" if "smoothness" in held else "all but smoothness"
+    if held >= COVARIANT:
+        rest = sorted(held - COVARIANT)
+        return "covariance" + (f", {', '.join(rest)}" if rest else "")
+    return ", ".join(sorted(held))

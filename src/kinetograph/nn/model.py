@@ -1,0 +1,148 @@
+"""``Model``: what a paper's network gives, what it can be asked for, and the sizes it was published in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from kinetograph.errors import UserError
+from kinetograph.graph import Graph, GraphRequest
+
+Head = Literal["direct", "conservative"]
+Forces = Literal["direct", "conservative", "both"]
+Offering = Literal["native", "extended", "not offered"]
+
+HEADS: tuple[Head, Head] = ("direct", "conservative")
+
+# What can hold by construction. "net force": it vanishes; "torque": it vanishes for a molecule; "curl": the
+# forces are the gradient of an energy; "smoothness": forces change continuously as atoms cross the cutoff.
+PROPERTIES = (
+    "translation",
+    "permutation",
+    "rotation",
+    "reflection",
+    "net force",
+    "torque",
+    "curl",
+    "smoothness",
+)
+COVARIANT = frozenset({"translation", "permutation", "rotation", "reflection"})
+GRADIENT = COVARIANT | {"net force", "torque", "curl"}
+"""What holds for forces that are the gradient of an invariant energy."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Whether a model has a head, and why."""
+
+    offering: Offering
+    note: str = ""
+    """Where the head is extended, what is switched on for it; where it is not offered, the reason."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure from a paper, with where it stands there."""
+
+    what: str
+    """Data set and quantity, such as ``"OC20 S2F val ID, force MAE"``."""
+    value: float
+    unit: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of hyperparameters. Cutoff, elements and bond types belong to the data, not to a preset."""
+
+    architecture: str
+    about: str
+    """One line: whose sizes these are."""
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    forces: Forces = "direct"
+    learning_rate: float = 1e-3
+    """Where training starts from unless told otherwise."""
+    published: tuple[Published, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of a graph, in units of its force scale."""
+
+    energies: Tensor | None = None
+    """(n_atoms,), one unit is force scale × 1 Å; given where the conservative head was asked for, and by
+    the direct head of a model with a ``separate_energy``."""
+    forces: Tensor | None = None
+    """(n_atoms, 3), one unit is the force scale; given where the direct head was asked for."""
+
+
+class Model(nn.Module, ABC):
+    """A paper's network without units: from a graph to atomic energies, direct forces, or both.
+
+    A model is made as ``Architecture(elements, cutoff=…, forces=…, **hyperparameters)``. Sizes that
+    most have are called ``width`` and ``n_layers``.
+    """
+
+    OFFERS: ClassVar[Mapping[Head, Offer]]
+    """What this architecture has; not every hyperparameter needs to allow all of it."""
+
+    request: GraphRequest
+    forces: Forces
+    separate_energy: bool = False
+    """Whether the direct head comes with energies that its forces are not the gradient of (GemNet-dT)."""
+    true_gradient: bool = True
+    """Whether the derivative of the energies along edge vectors is their whole derivative."""
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that this instance was built with."""
+        return HEADS if self.forces == "both" else (self.forces,)
+
+    @property
+    @abstractmethod
+    def exact(self) -> Mapping[Head, frozenset[str]]:
+        """For each head of this instance which of ``PROPERTIES`` hold by construction."""
+
+    @abstractmethod
+    def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        """The outputs of these heads, all of which the instance has.
+
+        Energies may depend on geometry only through the vectors of edges and links and what is
+        computed from them: forces and stress are taken from there.
+        """
+
+    # A model of weights only has nothing to fit.
+    def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
+        """Set whatever the model keeps of its training data besides weights, before training.
+
+        Args:
+            graphs: the training frames, made anew each time they are gone through.
+            forces: their forces in units of the force scale, in the same order.
+        """
+
+    def own_loss(self, graph: Graph, forces: Tensor, progress: float) -> Tensor | None:
+        """A loss in place of the usual one, for a paper that trains in stages; ``None``: the usual one.
+
+        Args:
+            forces: (n_atoms, 3) reference in units of the force scale.
+            progress: share of the training that is done, 0 to 1.
+        """
+        return None
+
+
+def require_offer(model: type[Model], forces: Forces) -> None:
+    """Raise ``UserError`` with the reason if an architecture lacks a head that is asked for."""
+    if forces not in ("direct", "conservative", "both"):
+        raise UserError(f"unknown kind of forces {forces!r}", mend="Known: direct, conservative, both.")
+    for head in HEADS:
+        offer = model.OFFERS[head]
+        if forces in (head, "both") and offer.offering == "not offered":
+            raise UserError(
+                f"{model.__name__} has no {head} forces: {offer.note}",
+                where="model.forces",
+                mend="`kinetograph models` shows which model has which forces.",
+            )
