@@ -252,7 +252,7 @@ class NeighborSum:
 
     def __call__(self, messages: Tensor) -> Tensor:
         """(n, width) → (n_targets, width, n_angular)."""
-        rows = torch.bmm(messages.index_select(0, self.source).transpose(1, 2), self.angular)
+        rows = torch.bmm(messages[self.source].transpose(1, 2), self.angular)
         return sum_to(self.owner, rows, self.n_targets)
 
 
