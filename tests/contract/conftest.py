@@ -1,9 +1,9 @@
-"""A model for each case of the grid, built once for all of its tests."""
+"""Makes the table of variants importable for the tests beside it."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-# The table of variants lies beside the tests, which pytest imports by path.
+# pytest imports tests by path, not from their folder.
 sys.path.insert(0, str(Path(__file__).parent))

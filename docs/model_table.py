@@ -1,0 +1,145 @@
+"""Write ``docs/models.md``: every model, its heads, its presets, and what holds exactly, from the code.
+
+    python docs/model_table.py
+
+What holds by construction is taken from the model's word, which the contract tests check; what does not is
+measured on random weights with ``kinetograph.testing.measure_symmetries``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from kinetograph.errors import UserError
+from kinetograph.models import ARCHITECTURES, PRESETS, build, options_of
+from kinetograph.nn.model import HEADS, PROPERTIES, Head, Preset
+from kinetograph.potential import LearnedPotential
+from kinetograph.testing import measure_symmetries, randomize
+
+PAGE = Path(__file__).with_name("models.md")
+ELEMENTS = (1, 6, 8)
+SMALL = {
+    "width": 16,
+    "n_layers": 2,
+    "edge_width": 12,
+    "element_table": None,
+    "link_cutoff": 3.4,
+    "n_neighbors": 4,
+}
+"""Sizes for measuring: what is exact does not depend on them."""
+
+INTRODUCTION = """# Models
+
+Every model is one file that reads beside its paper, and takes molecules, crystals, slabs and cells smaller
+than its cutoff, in one batch. `kinetograph models` prints this list, `kinetograph models PRESET` the options
+and the published figures of one. This page is written by `python docs/model_table.py`.
+
+## Kinds of forces
+
+*Native*: the paper has it. *Extended*: ours, with what is switched on for it. Choose with
+`model.forces: direct`, `conservative` or `both`. A model with an energy gives a stress for periodic
+structures.
+
+"""
+
+EXACT = """
+## What holds exactly
+
+✓ holds by construction, and is tested to rounding in double precision. A number is how far a model with
+random weights is from it, as a share of its typical force: training may lower it, and turning the training
+frames at random does so for rotations. *Net force* and *torque*: they vanish. *Curl*: the forces are the
+gradient of an energy; what is shown is the asymmetry of their derivative. *Smoothness*: the largest jump when
+an atom crosses the cutoff.
+
+"""
+
+
+def small(preset: Preset) -> dict[str, object]:
+    """The preset's options in sizes that are measured in seconds."""
+    known = options_of(preset.architecture)
+    options = {**preset.hyperparameters, **{name: value for name, value in SMALL.items() if name in known}}
+    if preset.architecture == "gnnff":
+        options["nearest_required"] = False
+    return options
+
+
+def offers() -> str:
+    """The table of heads."""
+    lines = ["| model | direct | conservative |", "|---|---|---|"]
+    for name, architecture in ARCHITECTURES.items():
+        cells = []
+        for head in HEADS:
+            offer = architecture.OFFERS[head]
+            cells.append(offer.offering + (f": {offer.note}" if offer.note else ""))
+        lines.append(f"| {architecture.__name__} (`{name}`) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def presets() -> str:
+    """The table of presets with their sizes."""
+    lines = ["| preset | parameters | forces | |", "|---|---|---|---|"]
+    for name, preset in PRESETS.items():
+        model = build(
+            preset.architecture,
+            ELEMENTS,
+            {**preset.hyperparameters, "forces": preset.forces, "cutoff": 5.0},
+        )
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        lines.append(f"| `{name}` | {count:,} | {preset.forces} | {preset.about} |")
+    return "\n".join(lines)
+
+
+def forms() -> dict[tuple[str, Head], LearnedPotential]:
+    """One small potential for each preset and head that differ by more than their sizes."""
+    made: dict[tuple[str, Head], LearnedPotential] = {}
+    seen = set()
+    for name, preset in PRESETS.items():
+        options = small(preset)
+        choices = {k: v for k, v in options.items() if isinstance(v, str | bool) and k != "separate_energy"}
+        for head in HEADS:
+            form = (preset.architecture, repr(sorted(choices.items())), head)
+            if form in seen or ARCHITECTURES[preset.architecture].OFFERS[head].offering == "not offered":
+                continue
+            arguments = {**options, "forces": head, "cutoff": 3.6}
+            try:
+                made[name, head] = build(preset.architecture, ELEMENTS, arguments).eval()
+            except UserError:
+                continue  # a form that has not this head
+            seen.add(form)
+    return made
+
+
+def exact(measure: Callable[[LearnedPotential], dict[str, float]]) -> str:
+    """What holds for each form of each model and each of its heads."""
+    lines = [
+        "| preset | forces | " + " | ".join(PROPERTIES) + " |",
+        "|---|---|" + "---|" * len(PROPERTIES),
+    ]
+    for (name, head), potential in forms().items():
+        holds = potential.model.exact[head]
+        measured = {} if holds >= set(PROPERTIES) else measure(potential)
+        cells = ["✓" if p in holds else f"{measured[p]:.1g}" for p in PROPERTIES]
+        lines.append(f"| `{name}` | {head} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def on_random_weights(potential: LearnedPotential) -> dict[str, float]:
+    """How far from each property, with every weight and statistic random."""
+    randomize(potential)
+    return measure_symmetries(potential)
+
+
+def page() -> str:
+    """The whole page."""
+    sizes = f"## Presets\n\nParameters for hydrogen, carbon and oxygen.\n\n{presets()}"
+    return f"{INTRODUCTION}{offers()}\n\n{sizes}\n{EXACT}{exact(on_random_weights)}\n"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    PAGE.write_text(page(), encoding="utf-8")
