@@ -33,8 +33,8 @@ from kinetograph.config import check_config
 from kinetograph.data.dataset import ForceDataset, StepSampler, collate
 from kinetograph.data.frames import read_frames, read_structures
 from kinetograph.evaluation import evaluate
-from kinetograph.models import build
-from kinetograph.training.fit import train
+from kinetograph.models import PRESETS, build
+from kinetograph.training.fit import TrainResult, train
 from kinetograph.training.module import ForceTraining
 
 RESULTS = Path(__file__).with_name("learning.json")
@@ -92,6 +92,8 @@ class Row:
     forces: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     nearest: bool = False
+    after: str | None = None
+    """A row whose training takes the first half of the time; this one starts from its model."""
 
 
 _GEMNET = {
@@ -115,6 +117,9 @@ ROWS = {
     "painn direct": Row("painn", {"width": 64}),
     "painn conservative": Row("painn-energy", {"width": 64}),
     "painn both": Row("painn-both", {"width": 64}, "both"),
+    "painn direct then conservative": Row(
+        "painn-energy", {"width": 64}, training={"learning_rate": 5e-4}, after="painn direct"
+    ),
     "gnnff": Row("gnnff", _GNNFF, nearest=True),
     "gnnff-smooth": Row("gnnff-smooth", _GNNFF),
     "gnnff-energy": Row("gnnff-energy", _GNNFF),
@@ -204,19 +209,34 @@ def seconds_per_step(config: Any) -> float:
     return sorted(times[2:])[len(times[2:]) // 2]
 
 
-def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path) -> dict[str, Any]:
-    """Train and test one cell."""
-    row, data = ROWS[row_name], DATA[name]
-    files = prepare(name, folder, root)
+def train_for(
+    minutes: float, row: Row, data: DataSet, files: dict[str, Path], run: Path, start: Path | None
+) -> tuple[TrainResult, float]:
+    """Train a row for so much processor time; gives the result and the time of a step in seconds."""
     config = settings(row, data, files, 1000)
     architecture, hyperparameters = config.model_arguments()
     learns = any(p.requires_grad for p in build(architecture, [1], hyperparameters).parameters())
     step_s = seconds_per_step(config) if learns else 0.0
     # Lightning, the averaged weights and validation take some of the time too: 10 % are left for them.
     max_steps = max(20, int(0.9 * 60.0 * minutes / step_s)) if learns else 1
+    config = settings(row, data, files, max_steps)
+    if start is not None:
+        training = config.training.model_copy(update={"initial_model": start})
+        config = config.model_copy(update={"training": training})
+    return train(config, run, overwrite=True, progress=False), step_s
+
+
+def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path) -> dict[str, Any]:
+    """Train and test one cell."""
+    row, data = ROWS[row_name], DATA[name]
+    files = prepare(name, folder, root)
     run = folder / f"{name}-{row_name}"
     began = time.process_time()
-    result = train(settings(row, data, files, max_steps), run, overwrite=True, progress=False)
+    first = None
+    if row.after is not None:
+        first, _ = train_for(0.5 * minutes, ROWS[row.after], data, files, run / "first", None)
+    share = 1.0 if first is None else 0.5
+    result, step_s = train_for(share * minutes, row, data, files, run, first and first.model)
     cpu_s = time.process_time() - began
     potential = model_file.load(result.model)
     tests = {}
@@ -231,7 +251,7 @@ def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path)
                 if errors.energies is None
                 else 1000.0 * errors.energies.mae_per_atom,
             }
-    if "both" in (row.forces or ""):
+    if row.forces == "both":
         potential.use_forces("direct")
         for key, path in files.items():
             if key.startswith("test "):
@@ -242,9 +262,9 @@ def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path)
         "row": row_name,
         "preset": row.preset,
         "options": row.options,
-        "forces": config.resolved().model.forces,
+        "forces": row.forces or PRESETS[row.preset].forces,
         "cutoff_A": data.cutoff_A,
-        "batch_size": config.training.batch_size,
+        "batch_size": data.batch_size,
         "n_parameters": sum(p.numel() for p in model_file.load_model(result.model).parameters()),
         "minutes": minutes,
         "steps": result.steps,

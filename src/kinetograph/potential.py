@@ -56,9 +56,9 @@ class Potential(nn.Module, ABC):
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
 
     @property
-    @abstractmethod
     def gives_energy(self) -> bool:
-        """Whether predictions hold an energy."""
+        """Whether predictions hold an energy; not, unless a sub-class says so."""
+        return False
 
     @property
     def gives_stress(self) -> bool:

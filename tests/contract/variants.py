@@ -140,6 +140,7 @@ VARIANTS = (
     Variant("dcf", "network", SMALL_DCF),
     Variant("dcf", "least-squares", {**SMALL_DCF, "form": "least-squares"}, slow=True),
     Variant("gemnet", "t", SMALL_GEMNET, ("both", "direct", "conservative")),
+    Variant("gemnet", "t-separate-energy", {**SMALL_GEMNET, "separate_energy": True}, ("direct",), slow=True),
     Variant("gemnet", "t-coupled", {**SMALL_GEMNET, "forces_coupled": True}, ("direct",), slow=True),
     Variant("gemnet", "q", SMALL_GEMNET_Q, ("both", "direct", "conservative"), cutoff=2.8, slow=True),
     Variant(

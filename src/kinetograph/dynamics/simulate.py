@@ -264,7 +264,7 @@ class _Loop:
             with _stop_requests() as stop:
                 while state.step < self.n_steps and stop.signal is None:
                     self._last_good.append(state)
-                    state = self.integrator.step(state, self.potential)
+                    state = self._step(state)
                     sum_temperature += self._healthy_temperature(state)
                     sum_net_force += torch.linalg.vector_norm(state.net_force, dim=1)
                     for reporter in reporters:
@@ -314,14 +314,29 @@ class _Loop:
             reason = "the velocities are not finite"
         else:
             reason = f"the temperature is {hottest:.0f} K, above the limit of {self.limit_K:.0f} K"
-        sentence = f"the run went wrong at step {state.step}: {reason}."
+        raise self._failed(state.step, reason)
+
+    def _step(self, state: State) -> State:
+        """One step; a structure that the potential refuses on the way is a run that went wrong.
+
+        Raises:
+            SimulationFailed: two atoms fused, or an atom lost the neighbours that the model needs.
+        """
+        try:
+            return self.integrator.step(state, self.potential)
+        except UserError as error:
+            raise self._failed(state.step + 1, error.what) from error
+
+    def _failed(self, step: int, reason: str) -> SimulationFailed:
+        """The failure as a sentence, after the last good frames are written."""
+        sentence = f"the run went wrong at step {step}: {reason}."
         if self.writer is not None:
             last_frames = _beside(self.writer.path, ".failed.extxyz")
             _write_frames(last_frames, self._last_good, self.integrator.timestep_fs)
             sentence += (
                 f" The trajectory and its checkpoint are kept; the last good frames are in {last_frames}."
             )
-        raise SimulationFailed(sentence)
+        return SimulationFailed(sentence)
 
     def _checkpoint_is_due(self, state: State) -> bool:
         if self.checkpoint_every is not None:

@@ -6,7 +6,8 @@
 >>> argon = LennardJones(epsilon=0.01, sigma=3.4, cutoff=7.0, truncation="switch", switch_start=6.0)
 >>> check_contract(argon, structures=structures([18], spacing=3.4))
 
-With pytest, a sub-class of ``kinetograph.testing.suite.PotentialContract`` has one test for each law.
+With pytest (the extra ``testing``), a sub-class of ``kinetograph.testing.suite.PotentialContract`` has one
+test for each law.
 """
 
 from kinetograph.nn.model import COVARIANT, GRADIENT, PROPERTIES
