@@ -8,13 +8,26 @@ import ase
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones as AseLennardJones
 
-from kinetograph.graph import neighbors_for
+from kinetograph.graph import build_graph, neighbors_for
 from kinetograph.models.classical import Harmonic, LennardJones
-from kinetograph.potential import EnergyPotential, SumPotential
+from kinetograph.models.gemnet import GemNet
+from kinetograph.models.painn import PaiNN
+from kinetograph.nn.model import HEADS
+from kinetograph.potential import EnergyPotential, LearnedPotential, SumPotential
 from kinetograph.system import System, batch
+
+TINY = {
+    "width": 8,
+    "edge_width": 8,
+    "n_layers": 1,
+    "triplet_width": 4,
+    "triplet_bilinear": 4,
+    "n_spherical": 2,
+    "n_radial": 2,
+}
 
 
 def triclinic(seed: int = 3) -> ase.Atoms:
@@ -119,3 +132,49 @@ def test_a_sum_adds_forces_energies_and_stress() -> None:
     assert torch.equal(s.forces, p.forces + q.forces)
     assert torch.equal(s.energy, p.energy + q.energy)
     assert torch.equal(s.stress, p.stress + q.stress)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_learned_potential_answers_in_units_whichever_head_is_asked(training: bool) -> None:
+    potential = LearnedPotential(PaiNN([1, 8], cutoff=4.0, forces="both", width=8, n_layers=1)).double()
+    potential.force_scale.fill_(1.7)
+    potential.reference_energies[torch.tensor([1, 8])] = torch.tensor([-13.6, -2041.0], dtype=torch.float64)
+    potential.train(training)
+    system = batch([System.from_ase(molecule(name)) for name in ("H2O", "H2O2")])
+    neighbors = neighbors_for(system, potential.request)
+    graph = build_graph(system, neighbors, potential.request, differentiable=True)
+    plain = potential.model(graph, HEADS)
+    energies = 1.7 * plain.energies + potential.reference_energies[system.atomic_numbers]
+
+    prediction = potential(system, neighbors)
+    torch.testing.assert_close(prediction.atomic_energies, energies)
+    torch.testing.assert_close(prediction.energy, torch.stack([energies[:3].sum(), energies[3:].sum()]))
+    if training:  # both at once
+        torch.testing.assert_close(prediction.direct_forces, 1.7 * plain.forces)
+    else:
+        potential.use_forces("direct")
+        torch.testing.assert_close(potential(system, neighbors).forces, 1.7 * plain.forces.detach())
+
+
+def test_a_separate_energy_comes_with_direct_forces_that_are_not_its_gradient() -> None:
+    potential = LearnedPotential(GemNet([1, 8], cutoff=4.0, forces="direct", separate_energy=True, **TINY))
+    potential = potential.double().eval()
+    potential.reference_energies[8] = -2041.0
+    system = System.from_ase(molecule("H2O"))
+    prediction = potential(system, neighbors_for(system, potential.request))
+    assert potential.gives_energy
+    assert not potential.gives_stress
+    assert not prediction.conservative
+    assert prediction.stress is None
+    assert prediction.energy is not None
+    assert abs(prediction.energy.item() + 2041.0) < 20.0
+
+
+def test_bond_types_of_a_wider_rule_count_for_none_in_a_part_with_a_narrower_one() -> None:
+    ethane = System.from_ase(molecule("C2H6"))
+    narrow = LearnedPotential(PaiNN([1, 6], cutoff=4.0, max_bond_separation=1, width=8, n_layers=1)).eval()
+    wide = LearnedPotential(PaiNN([1, 6], cutoff=4.0, max_bond_separation=3, width=8, n_layers=1)).eval()
+    both = SumPotential(narrow, wide)
+    alone = [part(ethane, neighbors_for(ethane, part.request)).forces for part in (narrow, wide)]
+    together = both(ethane, neighbors_for(ethane, both.request)).forces
+    torch.testing.assert_close(together, alone[0] + alone[1])
