@@ -52,7 +52,7 @@ def test_all_additions_stand_beside_each_other() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("d5", {}, r"unknown addition 'd5'; did you mean 'd[34]'\?. Known are: zbl, d3, d4, charges."),
+        ("d5", {}, r"unknown addition 'd5'; did you mean 'd[34]'\? Known are: zbl, d3, d4, charges."),
         ("zbl", {"outter": 1.0}, r"'zbl' has no option 'outter'; did you mean 'outer'\?"),
         ("zbl", {"inner": 2.0, "outer": 1.0}, "'zbl' cannot be built: 0 < inner < outer is needed"),
         ("zbl", {"outer": "far"}, "'zbl' cannot be built"),

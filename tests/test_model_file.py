@@ -44,6 +44,9 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
+N_PARAMETERS_AT_16 = sum(p.numel() for p in build("gamd", [1, 8], {**ARGUMENTS, "width": 16}).parameters())
+
+
 def test_loaded_model_gives_the_same_forces_to_the_bit(tmp_path: Path) -> None:
     from ase.build import molecule
 
@@ -114,8 +117,34 @@ def _rewrite(path: Path, **changes: object) -> None:
 
 def test_weights_that_do_not_fit_the_header_are_refused(saved: Path) -> None:
     _rewrite(saved, hyperparameters={**ARGUMENTS, "width": 16})
+    with pytest.raises(UserError, match=r"header says n_parameters .* make"):
+        model_file.load(saved)
+    # an embedding of one element more and one layer's width less could have as many: shapes are looked at too
+    _rewrite(saved, hyperparameters={**ARGUMENTS, "width": 16}, n_parameters=N_PARAMETERS_AT_16)
     with pytest.raises(UserError, match="do not fit"):
         model_file.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"hyperparameters": {**ARGUMENTS, "cutoff": 6.0}}, "cutoff_A 4.0, but its hyperparameters make 6.0"),
+        ({"heads": ["conservative"]}, "heads"),
+        ({"elements": ["H", "N"]}, "not trained on"),
+        ({"hyperparameters": [1]}, "damaged"),
+        ({"elements": None}, "damaged"),
+        ({"additions": ["zbl"]}, "damaged"),
+        ({"additions": {"zbl": None}}, "not pairs of name and value"),
+        ({"exact": ["a"]}, "damaged"),
+        ({"architecture": ["painn"]}, "damaged"),
+        ({"architecture": "pain"}, "unknown architecture 'pain'; did you mean 'painn'"),
+    ],
+)
+def test_a_header_that_was_changed_is_refused(saved: Path, change: dict[str, object], says: str) -> None:
+    _rewrite(saved, **change)
+    with pytest.raises(UserError, match=says) as caught:
+        model_file.load(saved)
+    assert str(saved) in str(caught.value)
 
 
 def test_newer_format_and_other_bond_rule_are_refused(saved: Path) -> None:

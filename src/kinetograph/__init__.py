@@ -24,6 +24,7 @@ from kinetograph.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from kinetograph.engines.ase import KinetographCalculator
+    from kinetograph.nn.model import Head
     from kinetograph.training.fit import TrainResult
 
 __version__ = _version("kinetograph")
@@ -94,8 +95,15 @@ def train(
     return fit(load_config(config, changes), folder, resume=resume, overwrite=overwrite)
 
 
-def calculator(model: Path | str | Potential, *, skin_A: float = 1.0) -> KinetographCalculator:
-    """An ASE calculator from a model file or a potential, so that ASE's optimisers and dynamics run on it."""
+def calculator(
+    model: Path | str | Potential, *, skin_A: float = 1.0, forces: Head | None = None
+) -> KinetographCalculator:
+    """An ASE calculator from a model file or a potential, so that ASE's optimisers and dynamics run on it.
+
+    Args:
+        forces: of a model file with both kinds of forces the one to answer with; conservative by default.
+    """
     from kinetograph.engines.ase import KinetographCalculator
 
-    return KinetographCalculator(model if isinstance(model, Potential) else load(model), skin_A=skin_A)
+    potential = model if isinstance(model, Potential) else load(model, forces=forces)
+    return KinetographCalculator(potential, skin_A=skin_A)

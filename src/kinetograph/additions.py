@@ -33,6 +33,11 @@ def build_addition(kind: str, elements: Sequence[int], arguments: Mapping[str, A
             f"unknown addition {kind!r}{nearest(kind, list(ADDITIONS))}",
             mend=f"Known are: {', '.join(ADDITIONS)}.",
         )
+    if not isinstance(arguments, Mapping):
+        raise UserError(
+            f"the arguments of the addition {kind!r} are {arguments!r}, not pairs of name and value",
+            mend=f"Write {{{kind}: {{}}}} for none.",
+        )
     known = inspect.signature(ADDITIONS[kind].__init__).parameters
     options = [name for name in known if name != "self"]
     for name in arguments:
@@ -46,7 +51,7 @@ def build_addition(kind: str, elements: Sequence[int], arguments: Mapping[str, A
             raise UserError(f"the addition {kind!r} needs {name!r}", mend="It has no default.")
     try:
         addition = ADDITIONS[kind](**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the addition {kind!r} cannot be built: {error}") from error
     addition.check_elements(elements)
     return addition

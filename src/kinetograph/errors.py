@@ -25,7 +25,8 @@ class UserError(Exception):
         self.mend = mend
         place = f" ({where})" if where else ""
         cure = f" {mend}" if mend else ""
-        super().__init__(f"{what}{place}.{cure}")
+        stop = "" if what.endswith("?") and not place else "."
+        super().__init__(f"{what}{place}{stop}{cure}")
 
 
 class RunFailed(Exception):

@@ -55,8 +55,11 @@ def errors_on(
 ) -> Errors:
     """The same over frames whose neighbour lists are made."""
     device = next((p.device for p in potential.parameters()), torch.device("cpu"))
-    limit = ATOMS_PER_BATCH if dataset.request.triplets is None else ATOMS_PER_BATCH_WITH_TRIPLETS
-    if dataset.request.link_cutoff is not None:
+    requests = [part.request for part in potential.modules() if isinstance(part, Potential)]
+    limit = ATOMS_PER_BATCH
+    if any(request.triplets is not None for request in requests):
+        limit = ATOMS_PER_BATCH_WITH_TRIPLETS
+    if any(request.link_cutoff is not None for request in requests):
         limit = 1  # one structure at a time
     forces, energies, stresses = [], [], []
     done = 0

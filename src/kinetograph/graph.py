@@ -153,7 +153,7 @@ def build_graph(
 
     chosen = within(request.cutoff)
     if request.n_nearest is not None:
-        chosen = _nearest(chosen, center, squares, system.n_atoms, request)
+        chosen = _nearest(chosen, center, squares, system, request)
     edges = _Edges(center, neighbor, shift, vectors).at(chosen)
     types = neighbors.edge_types
     edge_types = types if types is None or len(chosen) == len(center) else types[chosen]
@@ -210,18 +210,22 @@ def _leaf(vectors: Tensor, dtype: torch.dtype | None, differentiable: bool) -> T
     return vectors.detach().requires_grad_(True) if differentiable else vectors
 
 
-def _nearest(chosen: Tensor, center: Tensor, squares: Tensor, n_atoms: int, request: GraphRequest) -> Tensor:
+def _nearest(
+    chosen: Tensor, center: Tensor, squares: Tensor, system: System, request: GraphRequest
+) -> Tensor:
     """Of the chosen edges those to the ``n_nearest`` nearest of each centre, ties with the last included."""
     k = request.n_nearest
     assert k is not None
     assert not request.reverse
     assert request.triplets != "path"
-    count = torch.bincount(center[chosen], minlength=n_atoms)
-    if request.nearest_required and n_atoms and int(count.min()) < k:
+    count = torch.bincount(center[chosen], minlength=system.n_atoms)
+    if request.nearest_required and system.n_atoms and int(count.min()) < k:
         atom = int(count.argmin())
+        index, first = _structure_of(system, atom)
         raise UserError(
-            f"atom {atom} has {int(count[atom])} neighbours within {request.cutoff:g} Å, "
+            f"atom {atom - first} has {int(count[atom])} neighbours within {request.cutoff:g} Å, "
             f"but the model reads the {k} nearest",
+            where=_name(system, index),
             mend="Give a larger cutoff or fewer neighbours; a molecule of n atoms has at most n − 1.",
         )
     distances = squares[chosen].sqrt()
@@ -240,11 +244,19 @@ def _refuse_coincident(system: System, center: Tensor, neighbor: Tensor, squares
         return
     edge = int(squares.argmin())
     i, j = int(center[edge]), int(neighbor[edge])
-    index = int(system.system_index[i])
-    first = int(torch.searchsorted(system.system_index, index))
-    where = f"structure {index}" if system.n_systems > 1 else "the structure"
+    index, first = _structure_of(system, i)
     raise UserError(
         f"atoms {i - first} and {j - first} are in one place ({float(squares[edge]) ** 0.5:.1e} Å apart)",
-        where=where,
+        where=_name(system, index),
         mend="Remove one of them, or relax the structure with a repulsive potential first.",
     )
+
+
+def _structure_of(system: System, atom: int) -> tuple[int, int]:
+    """The structure that an atom belongs to, and that structure's first atom."""
+    index = int(system.system_index[atom])
+    return index, int(torch.searchsorted(system.system_index, index))
+
+
+def _name(system: System, index: int) -> str:
+    return f"structure {index}" if system.n_systems > 1 else "the structure"

@@ -129,9 +129,37 @@ def read_header(path: Path | str) -> ModelHeader:
             )
         if data["format_version"] == 1:  # direct forces only, one list of what holds
             data["exact"] = {"direct": data["exact"]}
-        return ModelHeader(**data)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        header = ModelHeader(**data)
+        _check_types(header)
+        domain_from_json(header.domain)
+        return header
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(f"the model file's header is damaged ({error})", where=str(path)) from error
+
+
+def _check_types(header: ModelHeader) -> None:
+    """Raise ``TypeError`` where a field is not of the kind that it should be."""
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "architecture": str,
+        "hyperparameters": dict,
+        "elements": list,
+        "cutoff_A": (int, float),
+        "heads": list,
+        "exact": dict,
+        "n_parameters": int,
+        "bond_rule": (dict, type(None)),
+        "domain": dict,
+        "additions": dict,
+        "training": dict,
+        "software": dict,
+    }
+    for name, kind in kinds.items():
+        value = getattr(header, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {value!r}")
+    for element in header.elements:
+        if element not in chemical_symbols:
+            raise TypeError(f"there is no element {element!r}")
 
 
 def load(
@@ -158,17 +186,21 @@ def load(
     if not header.additions:
         return model
     elements = [number_of[e] for e in header.elements]
-    parts = [build_addition(kind, elements, arguments) for kind, arguments in header.additions.items()]
+    try:
+        parts = [build_addition(kind, elements, arguments) for kind, arguments in header.additions.items()]
+    except UserError as error:
+        raise UserError(error.what, where=str(path), mend=error.mend) from error
     return SumPotential(model, *parts).to(device=device).eval()
 
 
 def load_model(path: Path | str) -> LearnedPotential:
     """The learned part of a model file alone; see :func:`load`."""
     header = read_header(path)
-    unknown = set(header.elements) - set(chemical_symbols)
-    if unknown:
-        raise UserError(f"the model file's header names unknown elements {unknown}", where=str(path))
-    model = build(header.architecture, [number_of[e] for e in header.elements], header.hyperparameters)
+    try:
+        model = build(header.architecture, [number_of[e] for e in header.elements], header.hyperparameters)
+    except UserError as error:
+        raise UserError(error.what, where=str(path), mend="The header was changed or is damaged.") from error
+    _check_agreement(header, model, path)
     # The stored rule is the one the model was trained with, whatever today's default is.
     try:
         rule = BondRule(**header.bond_rule) if header.bond_rule else None
@@ -193,3 +225,27 @@ def load_model(path: Path | str) -> LearnedPotential:
         ) from error
     model.domain = domain
     return model.eval().requires_grad_(False)
+
+
+def _check_agreement(header: ModelHeader, model: LearnedPotential, path: Path | str) -> None:
+    """Refuse a file whose header says one thing and whose hyperparameters make another."""
+    made = {
+        "cutoff_A": model.request.cutoff,
+        "heads": list(model.model.heads),
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+    }
+    for name, value in made.items():
+        said = getattr(header, name)
+        if said != value:
+            raise UserError(
+                f"the model file's header says {name} {said}, but its hyperparameters make {value}",
+                where=str(path),
+                mend="The header was changed; take the file as it was written.",
+            )
+    elements = {number_of[element] for element in header.elements}
+    if not set(domain_from_json(header.domain).elements) >= elements:
+        raise UserError(
+            "the model file's header names elements that it was not trained on",
+            where=str(path),
+            mend="The header was changed; take the file as it was written.",
+        )

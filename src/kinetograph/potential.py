@@ -135,8 +135,7 @@ def _from_energies(
     energies = energies.to(system.dtype)
     stress = None
     if with_stress:
-        volume = torch.where(periodic, system.volume, torch.nan)
-        stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
+        stress = _stress(virial, system)
     return Prediction(
         forces=forces,
         conservative=true_gradient,
@@ -145,6 +144,15 @@ def _from_energies(
         stress=stress,
         direct_forces=direct_forces,
     )
+
+
+def _stress(virial: Tensor, system: System) -> Tensor:
+    """(n_systems, 3, 3): the symmetric part of V σ over V; NaN where there is no V, without a trace of it in
+    the derivatives of the others."""
+    periodic = system.pbc.all(dim=1)
+    volume = torch.where(periodic, system.volume, 1.0)
+    stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
+    return torch.where(periodic[:, None, None], stress, torch.nan)
 
 
 class SpaceEnergyPotential(Potential):
@@ -174,8 +182,7 @@ class SpaceEnergyPotential(Potential):
         periodic = system.pbc.all(dim=1)
         stress = None
         if bool(periodic.any()):
-            volume = torch.where(periodic, system.volume, torch.nan)
-            stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
+            stress = _stress(virial, system)
         return Prediction(
             forces=-slope,
             conservative=True,
@@ -212,6 +219,12 @@ class SumPotential(Potential):
     @property
     def gives_stress(self) -> bool:
         return all(part.gives_stress for part in self._potentials)
+
+    def use_forces(self, head: Head) -> None:
+        """Choose the head of the learned parts; see :meth:`LearnedPotential.use_forces`."""
+        for part in self._potentials:
+            if isinstance(part, LearnedPotential):
+                part.use_forces(head)
 
     def use_compiler(self) -> None:
         """Compile the learned parts; see :meth:`LearnedPotential.use_compiler`."""
@@ -336,7 +349,10 @@ class LearnedPotential(Potential):
         """
         if self.answers != "direct":
             raise UserError(
-                "only direct forces can be compiled so far", mend="Leave --compile out for this model."
+                "only direct forces can be compiled so far",
+                mend="Choose the direct ones with --forces direct."
+                if "direct" in self.model.heads
+                else "Leave --compile out for this model.",
             )
         self.compiled = True
         self._direct = torch.compile(self._plain_direct, dynamic=True)

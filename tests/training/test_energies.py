@@ -10,6 +10,9 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from kinetograph import model_file
 from kinetograph.additions import build_addition
@@ -19,6 +22,7 @@ from kinetograph.data.frames import read_frames
 from kinetograph.errors import UserError
 from kinetograph.evaluation import evaluate
 from kinetograph.graph import neighbors_for
+from kinetograph.models.classical import LennardJones
 from kinetograph.potential import LearnedPotential, SumPotential
 from kinetograph.system import System
 from kinetograph.training.fit import train
@@ -194,3 +198,120 @@ def test_stresses_and_energies_are_read_and_bad_ones_named(tmp_path: Path, argon
     ase.io.write(tmp_path / "b.extxyz", frames)
     with pytest.raises(UserError, match="the energy is inf, not a finite number"):
         read_frames(tmp_path / "b.extxyz")
+
+
+def mixed_frames(path: Path, shift_eV: float = 0.0) -> Path:
+    """Crystals with stresses, and a molecule and a lone atom without, all of argon; exact labels."""
+    potential = LennardJones(epsilon=0.0103, sigma=3.4, cutoff=6.0, truncation="switch", switch_start=5.0)
+    frames = []
+    for number in range(9):
+        atoms = [bulk("Ar", "fcc", 5.3, cubic=True), ase.Atoms("Ar3", np.eye(3) * 3.6), ase.Atoms("Ar")][
+            number % 3
+        ]
+        atoms.rattle(0.2, seed=len(str(path)) + number)
+        system = System.from_ase(atoms)
+        prediction = potential(system, neighbors_for(system, potential.request))
+        assert prediction.energy is not None
+        results = {
+            "energy": prediction.energy.item() + shift_eV * len(atoms),
+            "forces": prediction.forces.numpy(),
+        }
+        if prediction.stress is not None:
+            results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].numpy())
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    ase.io.write(path, frames)
+    return path
+
+
+def test_stresses_are_learned_beside_structures_that_have_none(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    data = {
+        "train": str(mixed_frames(tmp_path / "t.extxyz")),
+        "valid": str(mixed_frames(tmp_path / "va.extxyz")),
+    }
+    config = {**argon_config, "data": data}
+    result = train(
+        painn(config, "conservative", max_steps=40, validate_every=20, stress_weight=1.0, batch_size=9),
+        tmp_path / "run",
+        progress=False,
+    )
+    errors = evaluate(model_file.load(result.model), read_frames(data["valid"]))
+    assert errors.energies is not None
+    assert errors.energies.stress_mae is not None
+    assert np.isfinite(errors.energies.stress_mae)
+    assert errors.energies.n_stresses == 3
+    alone = painn(config, "conservative", max_steps=40, validate_every=20, stress_weight=0.0, batch_size=9)
+    other = train(alone, tmp_path / "other", progress=False)
+    assert other.valid_force_mae_eV_per_A != result.valid_force_mae_eV_per_A  # the weight counts
+
+
+@pytest.mark.parametrize(
+    ("forces", "says"), [("direct", "gives no stress"), ("conservative", "no training frame")]
+)
+def test_a_weight_on_stresses_that_cannot_count_is_refused(
+    argon_config: dict[str, Any], tmp_path: Path, forces: str, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        train(painn(argon_config, forces, stress_weight=1.0), tmp_path / "run", progress=False)
+
+
+def test_energies_of_elements_follow_the_frames_that_a_model_is_trained_on_with(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    data = {
+        "train": str(mixed_frames(tmp_path / "t.extxyz")),
+        "valid": str(mixed_frames(tmp_path / "va.extxyz")),
+    }
+    first = train(painn({**argon_config, "data": data}, "conservative"), tmp_path / "first", progress=False)
+    shifted = {
+        "train": str(mixed_frames(tmp_path / "t2.extxyz", -1e5)),
+        "valid": str(mixed_frames(tmp_path / "va2.extxyz", -1e5)),
+    }
+    config = painn(
+        {**argon_config, "data": shifted}, "conservative", initial_model=str(first.model), max_steps=2
+    )
+    second = train(config, tmp_path / "second", progress=False)
+    change = model_file.load_model(second.model).reference_energies - (
+        model_file.load_model(first.model).reference_energies
+    )
+    assert float(change[18]) == pytest.approx(-1e5, abs=0.1)
+
+
+def test_a_model_that_learned_beside_other_potentials_is_not_trained_on_without_them(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    first = train(painn(argon_config, "direct", add={"zbl": {}}), tmp_path / "first", progress=False)
+    with pytest.raises(UserError, match=r"stands beside \{'zbl': \{\}\}, the configuration adds nothing"):
+        train(painn(argon_config, "direct", initial_model=str(first.model)), tmp_path / "run", progress=False)
+
+
+def test_validation_frames_without_a_graph_are_refused_before_training(
+    argon_config: dict[str, Any], argon_data: Path, tmp_path: Path
+) -> None:
+    frames = ase.io.read(argon_data / "valid.extxyz", ":")
+    frames[1].positions[3] = frames[1].positions[2]
+    ase.io.write(tmp_path / "v.extxyz", frames)
+    config = {**argon_config, "data": {**argon_config["data"], "valid": str(tmp_path / "v.extxyz")}}
+    with pytest.raises(UserError, match=r"atoms 2 and 3 are in one place .*v.extxyz, frame 1"):
+        train(painn(config, "direct"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"n_radial": 0}, "n_radial is 0, not a whole number of at least 1"),
+        ({"n_radial": "many"}, "n_radial is 'many'"),
+        ({"norm_epsilon": -1.0}, "norm_epsilon is -1.0, not a positive number"),
+        ({"forces": "both"}, "forces is no option of its own .*Set model.forces"),
+        ({"cutoff": 2.0}, "cutoff is no option of its own .*Set model.cutoff_A"),
+    ],
+)
+def test_impossible_hyperparameters_are_refused(
+    argon_config: dict[str, Any], tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    model = {"preset": "painn-small", "cutoff_A": 6.0, "options": options}
+    with pytest.raises(UserError, match=says):
+        train(check_config({**argon_config, "model": model}, "test"), tmp_path / "run", progress=False)

@@ -49,7 +49,13 @@ def evaluate(
         task = bar.add_task("evaluating", total=len(frames))
         errors = run(potential, frames, progress=lambda done, total: bar.update(task, completed=done))
     table(f"{model} on {data}", error_rows(errors), to_stderr=str(json) == "-")
-    record = {"model": str(model), "data": str(data), "data_sha256": frames.sha256, **errors.to_json()}
+    record = {
+        "model": str(model),
+        "forces": forces or "as the model answers",
+        "data": str(data),
+        "data_sha256": frames.sha256,
+        **errors.to_json(),
+    }
     write_json(numbers, record)
     write_json(json, record)
     write_evaluation_page(page, record, overwrite=True)

@@ -61,11 +61,12 @@ class ForceDataset(Dataset[Sample]):
             try:
                 # Forces do not need velocities, and a file may have them for some frames only.
                 system = replace(with_bonds(System.from_ase(atoms), request.bond_rule), velocities=None)
+                neighbors = NeighborList.build(system, request.reach, bond_rule=request.bond_rule)
+                build_graph(system, neighbors, request.edges_only())  # refuses what has no graph
             except UserError as error:
                 raise UserError(
                     error.what, where=f"{frames.source}, frame {number}", mend=error.mend
                 ) from error
-            neighbors = NeighborList.build(system, request.reach, bond_rule=request.bond_rule)
             self.samples.append(
                 Sample(
                     system,

@@ -179,7 +179,7 @@ def _stress_of(frame: ase.Atoms, where: str) -> np.ndarray[Any, Any]:
 def require_disjoint(first: LabelledFrames, second: LabelledFrames) -> None:
     """Raise ``UserError`` if a structure is in both: an error measured on it would say nothing.
 
-    Structures are the same when elements and positions are equal to the bit.
+    Structures are the same when elements, positions and cells are equal to the bit.
     """
     known = {_structure_key(atoms): number for number, atoms in enumerate(first.atoms)}
     for number, atoms in enumerate(second.atoms):
@@ -193,7 +193,8 @@ def require_disjoint(first: LabelledFrames, second: LabelledFrames) -> None:
 
 
 def _structure_key(atoms: ase.Atoms) -> bytes:
-    return hashlib.sha256(atoms.numbers.tobytes() + atoms.positions.tobytes()).digest()
+    lattice = np.asarray(atoms.cell).tobytes() + atoms.pbc.tobytes()
+    return hashlib.sha256(atoms.numbers.tobytes() + atoms.positions.tobytes() + lattice).digest()
 
 
 def force_std(forces: Sequence[np.ndarray[Any, Any]]) -> float:

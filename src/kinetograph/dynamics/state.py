@@ -134,8 +134,8 @@ def moving(state: State, velocities: Tensor) -> State:
 
 
 def total_energy(state: State) -> Tensor | None:
-    """(n_systems,) eV: kinetic and potential; ``None`` where the potential gives no energy."""
-    if state.prediction.energy is None:
+    """(n_systems,) eV: kinetic and potential; ``None`` where the forces are no gradient of an energy."""
+    if state.prediction.energy is None or not state.prediction.conservative:
         return None
     return kinetic_energy(state.system) + state.prediction.energy
 

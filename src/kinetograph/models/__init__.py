@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,33 @@ def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str,
             )
     if "forces" in hyperparameters:
         require_offer(ARCHITECTURES[architecture], hyperparameters["forces"])
+    _check_numbers(architecture, hyperparameters)
     try:
         return LearnedPotential(ARCHITECTURES[architecture](elements, **hyperparameters))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"the model {architecture!r} cannot be built: {error}") from error
+
+
+MAY_BE_ZERO = ("max_bond_separation", "n_before_skip", "n_after_skip", "n_dense", "n_concat", "n_atom")
+
+
+def _check_numbers(architecture: str, hyperparameters: dict[str, Any]) -> None:
+    """Refuse numbers that no constructor can mean: counts and sizes are whole and at least one."""
+    parameters = inspect.signature(ARCHITECTURES[architecture].__init__).parameters
+    for name, value in hyperparameters.items():
+        kind = str(parameters[name].annotation)
+        if kind not in ("int", "int | None", "float") or (value is None and "None" in kind):
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if kind == "float":
+            if not number or not math.isfinite(value) or value < 0.0 or (name == "cutoff" and value == 0.0):
+                raise UserError(
+                    f"{name} is {value!r}, not a positive number", where=f"model {architecture!r}"
+                )
+            continue
+        least = 0 if name in MAY_BE_ZERO or name == "n_embedding_layers" else 1
+        if not isinstance(value, int) or not number or value < least:
+            raise UserError(
+                f"{name} is {value!r}, not a whole number of at least {least}",
+                where=f"model {architecture!r}",
+            )

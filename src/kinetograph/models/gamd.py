@@ -202,7 +202,7 @@ class GAMD(Model):
     """
 
     OFFERS: ClassVar[Mapping[Head, Offer]] = {
-        "direct": Offer("native", "covariant form: invariant messages, envelope and edge force head"),
+        "direct": Offer("native"),
         "conservative": Offer(
             "not offered",
             "its messages see the components of unit vectors, "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -182,7 +183,10 @@ class RunFolder(Callback):
 
     def validate(self, model: LearnedPotential) -> Row:
         """Errors of a model, with what is added to it, on the validation frames."""
-        whole = SumPotential(model, *self.additions) if self.additions else model
+        whole: Potential = model
+        if self.additions:
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+            whole = SumPotential(model, *self.additions).to(device)
         errors = errors_on(whole, self.valid)
         row = {MONITOR: errors.forces.mae, "valid_relative_error": errors.forces.relative_error}
         if errors.energies is not None:

@@ -85,6 +85,7 @@ def train(
     torch.manual_seed(config.training.seed)
     model = build(architecture, train_frames.elements, hyperparameters)
     additions = [build_addition(*item) for item in _additions(config, train_frames)]
+    _check_stress(config, model, train_frames)
     train_data = ForceDataset(train_frames, model.request)
     valid_data = ForceDataset(
         valid_frames, SumPotential(model, *additions).request if additions else model.request
@@ -95,7 +96,9 @@ def train(
     if config.training.initial_model is None:
         _fit_statistics(model, train_data)
     else:
-        start = _initial_model(config.training.initial_model, architecture, hyperparameters, train_frames)
+        start = _initial_model(
+            config.training.initial_model, architecture, hyperparameters, train_frames, config.model.add
+        )
         _start_from(model, start, train_data)
         assert start.domain is not None
         domain = merge([start.domain, domain])
@@ -261,6 +264,24 @@ def _check_elements(train_frames: LabelledFrames, valid_frames: LabelledFrames) 
         )
 
 
+def _check_stress(config: TrainingSettings, model: LearnedPotential, frames: LabelledFrames) -> None:
+    """Refuse a weight on stresses that cannot count."""
+    if config.training.stress_weight == 0.0:
+        return
+    if not model.gives_stress:
+        raise UserError(
+            "the model gives no stress, so training.stress_weight cannot count",
+            where="training.stress_weight",
+            mend="Set it to 0, or model.forces to conservative.",
+        )
+    if not np.isfinite(frames.stresses).any():
+        raise UserError(
+            "no training frame has a stress, so training.stress_weight cannot count",
+            where=frames.source,
+            mend="Set it to 0, or give the frames stresses.",
+        )
+
+
 def _additions(
     config: TrainingSettings, frames: LabelledFrames
 ) -> list[tuple[str, Sequence[int], dict[str, Any]]]:
@@ -290,10 +311,15 @@ def _fit_statistics(model: LearnedPotential, data: ForceDataset) -> None:
     )
 
 
-def _fit_reference_energies(model: LearnedPotential, data: ForceDataset) -> None:
+def _fit_reference_energies(
+    model: LearnedPotential, data: ForceDataset, *, beside: LearnedPotential | None = None
+) -> None:
     """E0 of each element: least squares of the training energies on the composition.
 
     Of all that fit as well (one composition only, for example) the smallest is taken.
+
+    Args:
+        beside: a trained model, whose E0 are shifted by what fits its errors best.
     """
     if not hasattr(model, "reference_energies"):
         return
@@ -303,12 +329,21 @@ def _fit_reference_energies(model: LearnedPotential, data: ForceDataset) -> None
     numbers = torch.unique(torch.cat([sample.system.atomic_numbers for sample in known]))
     counts = torch.stack([(sample.system.atomic_numbers == numbers[:, None]).sum(dim=1) for sample in known])
     energies = torch.cat([sample.energies for sample in known])
+    if beside is not None:
+        with torch.no_grad():
+            predicted = [beside(sample.system, sample.neighbors).energy for sample in known]
+        energies = energies - torch.cat([energy for energy in predicted if energy is not None])
     fitted = np.linalg.lstsq(counts.double().numpy(), energies.numpy(), rcond=1e-10)[0]
-    model.reference_energies[numbers] = torch.as_tensor(fitted)
+    start = model.reference_energies[numbers] if beside is not None else 0.0
+    model.reference_energies[numbers] = start + torch.as_tensor(fitted)
 
 
 def _initial_model(
-    path: Path, architecture: str, hyperparameters: dict[str, Any], frames: LabelledFrames
+    path: Path,
+    architecture: str,
+    hyperparameters: dict[str, Any],
+    frames: LabelledFrames,
+    additions: dict[str, dict[str, Any]],
 ) -> LearnedPotential:
     """The model to start from, which must be of the same make and for the same elements.
 
@@ -317,7 +352,8 @@ def _initial_model(
     header = model_file.read_header(path)
 
     def make(arguments: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in arguments.items() if name != "forces"}
+        heads = ("forces", "separate_energy")
+        return {name: value for name, value in arguments.items() if name not in heads}
 
     if header.architecture != architecture or make(header.hyperparameters) != make(hyperparameters):
         raise UserError(
@@ -325,6 +361,13 @@ def _initial_model(
             f"the configuration asks for {architecture} {hyperparameters}",
             where=str(path),
             mend="Give the same preset and sizes.",
+        )
+    if header.additions != additions:
+        raise UserError(
+            f"the initial model stands beside {header.additions or 'nothing'}, "
+            f"the configuration adds {additions or 'nothing'}: it learned another difference",
+            where=str(path),
+            mend="Give the same under model.add.",
         )
     model = model_file.load_model(path)
     assert model.domain is not None
@@ -338,8 +381,9 @@ def _initial_model(
 def _start_from(model: LearnedPotential, start: LearnedPotential, data: ForceDataset) -> None:
     """Carry the weights over; a head that ``start`` has not begins anew."""
     missing, _ = model.load_state_dict(start.state_dict(), strict=False)
-    if "reference_energies" in missing:
-        _fit_reference_energies(model, data)
+    # These frames may come from another method, or the earlier ones had no energies: E0 is theirs anew.
+    keeps_energies = "reference_energies" not in missing and "conservative" in start.model.heads
+    _fit_reference_energies(model, data, beside=start.eval() if keeps_energies else None)
 
 
 def _fingerprint(frames: LabelledFrames) -> dict[str, Any]:

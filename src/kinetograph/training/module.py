@@ -88,9 +88,9 @@ class ForceTraining(lightning.LightningModule):
             n_atoms = system.atoms_per_system
             error = energy_loss(prediction.energy, batch.energies, n_atoms)
             loss = loss + config.energy_weight * error / scale
-            if prediction.stress is not None and config.stress_weight > 0.0:
-                error = stress_loss(prediction.stress, batch.stresses, system.volume / n_atoms)
-                loss = loss + config.stress_weight * error / scale
+        if prediction.stress is not None and config.stress_weight > 0.0:
+            error = stress_loss(prediction.stress, batch.stresses, system.volume / system.atoms_per_system)
+            loss = loss + config.stress_weight * error / scale
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -115,7 +115,7 @@ class ForceTraining(lightning.LightningModule):
         config = self.config
         if step < config.warmup_steps:
             return (step + 1) / config.warmup_steps
-        floor = config.learning_rate_final / self.learning_rate
+        floor = min(1.0, config.learning_rate_final / self.learning_rate)
         done = min(1.0, (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps))
         if config.schedule == "cosine":
             return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done))

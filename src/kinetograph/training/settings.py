@@ -129,6 +129,13 @@ class TrainingSettings(_Section):
             if name not in known:
                 raise UserError(f"{self.model.preset} has no {name}", where=f"model.{name}")
             arguments[name] = value
+        for name in self.model.options:
+            if name in ("cutoff", "forces", "width", "n_layers", "max_bond_separation"):
+                raise UserError(
+                    f"{name} is no option of its own",
+                    where=f"model.options.{name}",
+                    mend=f"Set model.{'cutoff_A' if name == 'cutoff' else name}.",
+                )
         arguments.update(self.model.options)
         return architecture, arguments
 
