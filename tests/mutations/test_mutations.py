@@ -486,7 +486,6 @@ SLIPS = (
         "stress = 0.5 * (virial + virial.transpose(1, 2))",
         "stress = -0.5 * (virial + virial.transpose(1, 2))",
         (contract("stress_is_the_derivative_of_the_energy_by_strain"),),
-        which=0,
     ),
     Slip(
         "stress without the half of its symmetric part",
@@ -494,7 +493,6 @@ SLIPS = (
         "stress = 0.5 * (virial + virial.transpose(1, 2))",
         "stress = virial + virial.transpose(1, 2)",
         (contract("stress_is_the_derivative_of_the_energy_by_strain"),),
-        which=0,
     ),
     Slip(
         "stress of a sum over space without the half of its symmetric part",
@@ -502,7 +500,6 @@ SLIPS = (
         "stress = 0.5 * (virial + virial.transpose(1, 2))",
         "stress = virial + virial.transpose(1, 2)",
         ("models/test_electrostatics.py::test_forces_and_stress_are_derivatives[arguments0]",),
-        which=1,
     ),
     Slip(
         "GemNet-Q: no forces by way of the links",
