@@ -239,24 +239,21 @@ def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path)
     result, step_s = train_for(share * minutes, row, data, files, run, first and first.model)
     cpu_s = time.process_time() - began
     potential = model_file.load(result.model)
-    tests = {}
-    for key, path in files.items():
-        if key.startswith("test "):
-            errors = evaluate(potential, read_frames(path))
-            tests[key[5:]] = {
-                "force_mae_meV_per_A": 1000.0 * errors.forces.mae,
-                "force_rmse_meV_per_A": 1000.0 * errors.forces.rmse,
-                "relative_error": errors.forces.relative_error,
-                "energy_mae_meV_per_atom": None
-                if errors.energies is None
-                else 1000.0 * errors.energies.mae_per_atom,
-            }
+    held_out = {test: read_frames(files[f"test {test}"]) for test in data.tests}
+    tests: dict[str, dict[str, float | None]] = {}
+    for test, frames in held_out.items():
+        errors = evaluate(potential, frames)
+        energies = errors.energies
+        tests[test] = {
+            "force_mae_meV_per_A": 1000.0 * errors.forces.mae,
+            "force_rmse_meV_per_A": 1000.0 * errors.forces.rmse,
+            "relative_error": errors.forces.relative_error,
+            "energy_mae_meV_per_atom": None if energies is None else 1000.0 * energies.mae_per_atom,
+        }
     if row.forces == "both":
         potential.use_forces("direct")
-        for key, path in files.items():
-            if key.startswith("test "):
-                errors = evaluate(potential, read_frames(path))
-                tests[key[5:]]["direct_force_mae_meV_per_A"] = 1000.0 * errors.forces.mae
+        for test, frames in held_out.items():
+            tests[test]["direct_force_mae_meV_per_A"] = 1000.0 * evaluate(potential, frames).forces.mae
     return {
         "data": name,
         "row": row_name,

@@ -40,6 +40,10 @@ class GraphRequest:
     link_cutoff: float | None = None
     """Å: radius of the links in the middle of quadruplets, or ``None`` where none are needed."""
 
+    def __post_init__(self) -> None:
+        if self.reverse and self.n_nearest is not None:
+            raise ValueError("among nearest neighbours an edge need not have one that goes back")
+
     @property
     def reach(self) -> float:
         """Å: how far a neighbour list must reach."""
@@ -162,12 +166,10 @@ def build_graph(
         edge_types = torch.where(edge_types > request.bond_rule.max_separation, 0, edge_types)
     edge_vectors = _leaf(edges.vectors, dtype, differentiable)
 
-    reverse = None
-    if request.reverse or request.triplets == "path":
-        reverse = reverse_edges(edges.center, edges.neighbor, edges.shift)
+    reverse = reverse_edges(edges.center, edges.neighbor, edges.shift) if request.reverse else None
     pairs = None
     if request.triplets is not None:
-        pairs = triplets(request.triplets, edges.center, edges.neighbor, system.n_atoms, reverse)
+        pairs = triplets(request.triplets, edges.center, edges.neighbor, edges.shift, system.n_atoms)
     links = chains = None
     if request.link_cutoff is not None:
         far = _Edges(center, neighbor, shift, vectors).at(within(request.link_cutoff))
@@ -216,8 +218,6 @@ def _nearest(
     """Of the chosen edges those to the ``n_nearest`` nearest of each centre, ties with the last included."""
     k = request.n_nearest
     assert k is not None
-    assert not request.reverse
-    assert request.triplets != "path"
     count = torch.bincount(center[chosen], minlength=system.n_atoms)
     if request.nearest_required and system.n_atoms and int(count.min()) < k:
         atom = int(count.argmin())

@@ -40,7 +40,7 @@ class ModelHeader:
     elements: list[str]
     cutoff_A: float
     heads: list[str]
-    """Which forces it gives: ``"direct"``, ``"conservative"`` or both."""
+    """Which forces it gives: ``"direct"``, ``"conservative"``, or the two of them."""
     exact: dict[str, list[str]]
     """For each head what holds by construction."""
     n_parameters: int

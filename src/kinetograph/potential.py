@@ -116,8 +116,7 @@ def _from_energies(
     else:
         slopes = (None,) * len(pairs)  # no edges: isolated atoms feel nothing
     forces = torch.zeros_like(system.positions)
-    periodic = system.pbc.all(dim=1)
-    with_stress = true_gradient and bool(periodic.any())
+    with_stress = true_gradient and bool(system.pbc.all(dim=1).any())
     virial = forces.new_zeros(system.n_systems, 3, 3)
     for (center, neighbor, vectors), slope in zip(pairs, slopes, strict=True):
         if slope is None:
@@ -133,22 +132,21 @@ def _from_energies(
     if not fitting:
         energies = energies.detach()
     energies = energies.to(system.dtype)
-    stress = None
-    if with_stress:
-        stress = _stress(virial, system)
     return Prediction(
         forces=forces,
         conservative=true_gradient,
-        energy=energies.new_zeros(system.n_systems).index_add(0, system.system_index, energies),
+        energy=sum_to(system.system_index, energies, system.n_systems),
         atomic_energies=energies,
-        stress=stress,
+        stress=_stress(virial, system) if with_stress else None,
         direct_forces=direct_forces,
     )
 
 
 def _stress(virial: Tensor, system: System) -> Tensor:
-    """(n_systems, 3, 3): the symmetric part of V σ over V; NaN where there is no V, without a trace of it in
-    the derivatives of the others."""
+    """(n_systems, 3, 3): the symmetric part of V σ over V, NaN where there is no V.
+
+    The NaN is put in last: divided by, it would reach the gradients of all parameters.
+    """
     periodic = system.pbc.all(dim=1)
     volume = torch.where(periodic, system.volume, 1.0)
     stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
@@ -179,15 +177,11 @@ class SpaceEnergyPotential(Potential):
             slope, virial = torch.autograd.grad(
                 energy.sum(), (positions, strain), create_graph=fitting, materialize_grads=True
             )
-        periodic = system.pbc.all(dim=1)
-        stress = None
-        if bool(periodic.any()):
-            stress = _stress(virial, system)
         return Prediction(
             forces=-slope,
             conservative=True,
             energy=energy if fitting else energy.detach(),
-            stress=stress,
+            stress=_stress(virial, system) if bool(system.pbc.all(dim=1).any()) else None,
         )
 
 
@@ -219,6 +213,12 @@ class SumPotential(Potential):
     @property
     def gives_stress(self) -> bool:
         return all(part.gives_stress for part in self._potentials)
+
+    @property
+    def answers(self) -> Head:
+        """The kind of forces that the learned parts answer with; conservative where there are none."""
+        learned = [part.answers for part in self._potentials if isinstance(part, LearnedPotential)]
+        return "direct" if "direct" in learned else "conservative"
 
     def use_forces(self, head: Head) -> None:
         """Choose the head of the learned parts; see :meth:`LearnedPotential.use_forces`."""

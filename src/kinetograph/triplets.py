@@ -67,18 +67,16 @@ def reverse_edges(center: Tensor, neighbor: Tensor, shift: Tensor) -> Tensor:
     return order
 
 
-def triplets(
-    kind: TripletKind, center: Tensor, neighbor: Tensor, n_atoms: int, reverse: Tensor | None
-) -> Triplets:
-    """All pairs of edges of this kind; ``reverse`` is needed for ``"path"``."""
+def triplets(kind: TripletKind, center: Tensor, neighbor: Tensor, shift: Tensor, n_atoms: int) -> Triplets:
+    """All pairs of edges of this kind; shifts are whole numbers of cell vectors."""
     start = first_edges(center, n_atoms)
     meeting = center if kind == "fork" else neighbor
     first, second = _expand(start, meeting)
     if kind == "fork":
         keep = first != second
     elif kind == "path":
-        assert reverse is not None
-        keep = reverse[first] != second
+        home = (shift[first] + shift[second] == 0).all(1)
+        keep = ~(home & (neighbor[second] == center[first]))
     else:
         return Triplets(first, second)
     return Triplets(first[keep], second[keep])

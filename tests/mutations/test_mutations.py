@@ -454,7 +454,7 @@ SLIPS = (
     Slip(
         "triplets: every image of i counts as i",
         "triplets.py",
-        "keep = reverse[first] != second",
+        "keep = ~(home & (neighbor[second] == center[first]))",
         "keep = neighbor[second] != center[first]",
         (dimenet_pp("True-default"),),
     ),

@@ -51,7 +51,7 @@ def evaluate(
     table(f"{model} on {data}", error_rows(errors), to_stderr=str(json) == "-")
     record = {
         "model": str(model),
-        "forces": forces or "as the model answers",
+        "forces": potential.answers,
         "data": str(data),
         "data_sha256": frames.sha256,
         **errors.to_json(),

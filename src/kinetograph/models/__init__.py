@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from kinetograph.errors import UserError, nearest
 from kinetograph.models import (
@@ -89,24 +89,33 @@ def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str,
         raise UserError(f"the model {architecture!r} cannot be built: {error}") from error
 
 
-MAY_BE_ZERO = ("max_bond_separation", "n_before_skip", "n_after_skip", "n_dense", "n_concat", "n_atom")
+MAY_BE_ZERO = (
+    "max_bond_separation",
+    "n_before_skip",
+    "n_after_skip",
+    "n_dense",
+    "n_concat",
+    "n_atom",
+    "n_embedding_layers",
+)
+"""Numbers of optional layers, and of bonds that need not be looked at."""
 
 
 def _check_numbers(architecture: str, hyperparameters: dict[str, Any]) -> None:
     """Refuse numbers that no constructor can mean: counts and sizes are whole and at least one."""
-    parameters = inspect.signature(ARCHITECTURES[architecture].__init__).parameters
+    kinds = get_type_hints(ARCHITECTURES[architecture].__init__)
     for name, value in hyperparameters.items():
-        kind = str(parameters[name].annotation)
-        if kind not in ("int", "int | None", "float") or (value is None and "None" in kind):
+        kind = kinds[name]
+        if kind not in (int, int | None, float) or (value is None and kind == int | None):
             continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind == "float":
+        if kind is float:
             if not number or not math.isfinite(value) or value < 0.0 or (name == "cutoff" and value == 0.0):
                 raise UserError(
                     f"{name} is {value!r}, not a positive number", where=f"model {architecture!r}"
                 )
             continue
-        least = 0 if name in MAY_BE_ZERO or name == "n_embedding_layers" else 1
+        least = 0 if name in MAY_BE_ZERO else 1
         if not isinstance(value, int) or not number or value < least:
             raise UserError(
                 f"{name} is {value!r}, not a whole number of at least {least}",

@@ -18,6 +18,7 @@ a core for learned models, which have never seen atoms collide.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Literal
 
@@ -28,7 +29,10 @@ from torch import Tensor
 from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.nn.segments import sum_to
 from kinetograph.potential import EnergyPotential
+
+Truncation = Literal["cut", "shift", "switch"]
 
 ARGON_EPSILON_K = 120.0
 """Well depth of argon over Boltzmann's constant, K (Rahman 1964)."""
@@ -39,15 +43,50 @@ COULOMB_EV_A = 14.399645478
 """e²/(4πε₀) in eV Å (CODATA 2018)."""
 
 
-class LennardJones(EnergyPotential):
-    """Lennard-Jones between all atoms, whatever their element.
+class PairPotential(EnergyPotential):
+    """An energy u(r) between all atoms, whatever their element, cut off in one of the ways above.
+
+    Args:
+        cutoff: Å.
+        truncation: see the table above.
+        switch_start: Å, where the switch begins; needed with ``"switch"``.
+    """
+
+    def __init__(self, *, cutoff: float, truncation: Truncation, switch_start: float | None) -> None:
+        super().__init__()
+        if truncation == "switch" and not (switch_start is not None and 0.0 < switch_start < cutoff):
+            raise ValueError("truncation='switch' needs 0 < switch_start < cutoff")
+        self.truncation = truncation
+        self.switch_start = switch_start
+        self.request = GraphRequest(cutoff=cutoff)
+
+    @abstractmethod
+    def whole_energy(self, distances: Tensor) -> Tensor:
+        """u(r) in eV before it is cut off, for distances in Å."""
+
+    def pair_energy(self, distances: Tensor) -> Tensor:
+        """u(r) in eV, for distances (Å) below the cutoff."""
+        energy = self.whole_energy(distances)
+        cutoff = self.request.cutoff
+        if self.truncation == "shift":
+            energy = energy - self.whole_energy(distances.new_tensor(cutoff))
+        elif self.truncation == "switch":
+            assert self.switch_start is not None
+            x = ((distances - self.switch_start) / (cutoff - self.switch_start)).clamp(min=0.0)
+            energy = energy * (1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x)))
+        return energy
+
+    def graph_energies(self, graph: Graph) -> Tensor:
+        return sum_to(graph.center, 0.5 * self.pair_energy(graph.distances), graph.n_atoms)
+
+
+class LennardJones(PairPotential):
+    """Lennard-Jones: 4ε [(σ/r)¹² − (σ/r)⁶].
 
     Args:
         epsilon: eV.
         sigma: Å.
-        cutoff: Å.
-        truncation: see the table above.
-        switch_start: Å, where the switch begins; needed with ``"switch"``.
+        cutoff, truncation, switch_start: see :class:`PairPotential`.
     """
 
     def __init__(
@@ -56,37 +95,46 @@ class LennardJones(EnergyPotential):
         epsilon: float,
         sigma: float,
         cutoff: float,
-        truncation: Literal["cut", "shift", "switch"] = "shift",
+        truncation: Truncation = "shift",
         switch_start: float | None = None,
     ) -> None:
-        super().__init__()
-        if truncation == "switch" and not (switch_start is not None and 0.0 < switch_start < cutoff):
-            raise ValueError("truncation='switch' needs 0 < switch_start < cutoff")
+        super().__init__(cutoff=cutoff, truncation=truncation, switch_start=switch_start)
         self.epsilon = epsilon
         self.sigma = sigma
-        self.truncation = truncation
-        self.switch_start = switch_start
-        self.request = GraphRequest(cutoff=cutoff)
 
-    def pair_energy(self, distances: Tensor) -> Tensor:
-        """u(r) in eV, for distances (Å) below the cutoff."""
+    def whole_energy(self, distances: Tensor) -> Tensor:
         attraction = (self.sigma / distances) ** 6
-        energy = 4.0 * self.epsilon * (attraction * attraction - attraction)
-        cutoff = self.request.cutoff
-        if self.truncation == "shift":
-            at_cutoff = (self.sigma / cutoff) ** 6
-            energy = energy - 4.0 * self.epsilon * (at_cutoff * at_cutoff - at_cutoff)
-        elif self.truncation == "switch":
-            assert self.switch_start is not None
-            x = ((distances - self.switch_start) / (cutoff - self.switch_start)).clamp(min=0.0)
-            energy = energy * (1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x)))
-        return energy
+        return 4.0 * self.epsilon * (attraction * attraction - attraction)
 
-    def graph_energies(self, graph: Graph) -> Tensor:
-        half = 0.5 * self.pair_energy(graph.distances)
-        return torch.zeros(graph.n_atoms, dtype=half.dtype, device=half.device).index_add(
-            0, graph.center, half
-        )
+
+class Morse(PairPotential):
+    """Morse: D [(1 − exp(−a (r − r₀)))² − 1].
+
+    Args:
+        depth: D in eV.
+        steepness: a in 1/Å.
+        length: r₀ in Å.
+        cutoff, truncation, switch_start: see :class:`PairPotential`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: float,
+        steepness: float,
+        length: float,
+        cutoff: float,
+        truncation: Truncation = "shift",
+        switch_start: float | None = None,
+    ) -> None:
+        super().__init__(cutoff=cutoff, truncation=truncation, switch_start=switch_start)
+        self.depth = depth
+        self.steepness = steepness
+        self.length = length
+
+    def whole_energy(self, distances: Tensor) -> Tensor:
+        decay = torch.exp(-self.steepness * (distances - self.length))
+        return self.depth * decay * (decay - 2.0)
 
 
 class Harmonic(EnergyPotential):
@@ -109,60 +157,7 @@ class Harmonic(EnergyPotential):
         bonded = graph.edge_types == 1
         pair = 0.5 * self.stiffness * (graph.distances - self.length) ** 2
         half = torch.where(bonded, 0.5 * pair, 0.0)
-        return half.new_zeros(graph.n_atoms).index_add(0, graph.center, half)
-
-
-class Morse(EnergyPotential):
-    """Morse between all atoms, whatever their element: D [(1 − exp(−a (r − r₀)))² − 1].
-
-    Args:
-        depth: D in eV.
-        steepness: a in 1/Å.
-        length: r₀ in Å.
-        cutoff: Å.
-        truncation: see the table above.
-        switch_start: Å, where the switch begins; needed with ``"switch"``.
-    """
-
-    def __init__(
-        self,
-        *,
-        depth: float,
-        steepness: float,
-        length: float,
-        cutoff: float,
-        truncation: Literal["cut", "shift", "switch"] = "shift",
-        switch_start: float | None = None,
-    ) -> None:
-        super().__init__()
-        if truncation == "switch" and not (switch_start is not None and 0.0 < switch_start < cutoff):
-            raise ValueError("truncation='switch' needs 0 < switch_start < cutoff")
-        self.depth = depth
-        self.steepness = steepness
-        self.length = length
-        self.truncation = truncation
-        self.switch_start = switch_start
-        self.request = GraphRequest(cutoff=cutoff)
-
-    def pair_energy(self, distances: Tensor) -> Tensor:
-        """u(r) in eV, for distances (Å) below the cutoff."""
-        energy = self._whole(distances)
-        cutoff = self.request.cutoff
-        if self.truncation == "shift":
-            energy = energy - self._whole(distances.new_tensor(cutoff))
-        elif self.truncation == "switch":
-            assert self.switch_start is not None
-            x = ((distances - self.switch_start) / (cutoff - self.switch_start)).clamp(min=0.0)
-            energy = energy * (1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x)))
-        return energy
-
-    def _whole(self, distances: Tensor) -> Tensor:
-        decay = torch.exp(-self.steepness * (distances - self.length))
-        return self.depth * decay * (decay - 2.0)
-
-    def graph_energies(self, graph: Graph) -> Tensor:
-        half = 0.5 * self.pair_energy(graph.distances)
-        return half.new_zeros(graph.n_atoms).index_add(0, graph.center, half)
+        return sum_to(graph.center, half, graph.n_atoms)
 
 
 class ZBL(EnergyPotential):
@@ -279,7 +274,7 @@ class ZBL(EnergyPotential):
         _, outer = self._inner_and_outer(graph.distances.detach(), first, second)
         near = torch.nonzero(graph.distances.detach() < outer)[:, 0]
         half = 0.5 * self.pair_energy(graph.distances[near], first[near], second[near])
-        return half.new_zeros(graph.n_atoms).index_add(0, graph.center[near], half)
+        return sum_to(graph.center[near], half, graph.n_atoms)
 
 
 LAST_WITH_RADIUS = 96

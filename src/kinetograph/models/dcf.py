@@ -60,6 +60,7 @@ from kinetograph.nn.model import (
     Outputs,
     Preset,
     Published,
+    check_choice,
     require_offer,
 )
 from kinetograph.nn.segments import sum_to
@@ -183,8 +184,7 @@ class DCF(Model):
     ) -> None:
         super().__init__()
         require_offer(DCF, forces)
-        if form not in ("network", "least-squares"):
-            raise ValueError(f"unknown form {form!r}: choose network or least-squares")
+        check_choice("form", form, ("network", "least-squares"))
         if n_axes < 1 or n_layers < 1 or not ridge > 0.0 or not 0.0 <= apart <= 1.0:
             raise ValueError("n_axes and n_layers must be at least 1, ridge positive, apart between 0 and 1")
         self.forces = forces

@@ -68,10 +68,19 @@ from kinetograph.nn.directional import (
     ReadoutInit,
     SphericalBasis,
     TripletBasis,
-    check_choice,
     dense,
 )
-from kinetograph.nn.model import GRADIENT, Forces, Head, Model, Offer, Outputs, Preset, require_offer
+from kinetograph.nn.model import (
+    GRADIENT,
+    Forces,
+    Head,
+    Model,
+    Offer,
+    Outputs,
+    Preset,
+    check_choice,
+    require_offer,
+)
 from kinetograph.nn.segments import sum_to
 from kinetograph.nn.spherical import zonal_harmonics
 from kinetograph.triplets import Triplets
@@ -243,9 +252,8 @@ class DimeNet(Model):
             cosines = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)
         else:
             to_j = graph.edge_vectors.index_select(0, first)
-            to_k = to_j + graph.edge_vectors.index_select(
-                0, second
-            )  # k lies on the other side of j, not on i
+            # k lies on the other side of j, not on i
+            to_k = to_j + graph.edge_vectors.index_select(0, second)
             norms = graph.distances.index_select(0, first) * torch.linalg.norm(to_k, dim=1)
             cosines = (to_j * to_k).sum(dim=1) / norms
         return cosines if self.true_gradient else cosines.detach()

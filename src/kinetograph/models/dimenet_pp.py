@@ -71,7 +71,6 @@ from kinetograph.nn.directional import (
     ReadoutInit,
     SphericalBasis,
     TripletBasis,
-    check_choice,
     dense,
 )
 from kinetograph.nn.model import (
@@ -83,6 +82,7 @@ from kinetograph.nn.model import (
     Outputs,
     Preset,
     Published,
+    check_choice,
     require_offer,
 )
 from kinetograph.nn.segments import sum_to
@@ -282,8 +282,8 @@ class DimeNetPlusPlus(Model):
         assert graph.triplets is not None
         radial = self.radial_basis(graph.distances)
         spherical = self.spherical_basis(graph.distances)
-        units = graph.unit_vectors
-        cosines = (units[graph.triplets.first] * units[graph.triplets.second]).sum(dim=1)
+        units, (first, second) = graph.unit_vectors, (graph.triplets.first, graph.triplets.second)
+        cosines = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)
         harmonics = zonal_harmonics(cosines if self.true_gradient else cosines.detach(), self.n_spherical)
 
         messages = [self.embedding(radial, graph)]

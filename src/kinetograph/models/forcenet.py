@@ -72,7 +72,7 @@ takes the running ones, so that forces do not depend on what else is in the batc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -84,7 +84,17 @@ from kinetograph.graph import Graph, GraphRequest
 from kinetograph.nn.bases import BASES, BasisKind, edge_inputs, make_basis
 from kinetograph.nn.element_properties import N_PROPERTIES, atomic_radii, element_properties
 from kinetograph.nn.elements import ElementSlots, check_elements
-from kinetograph.nn.model import Forces, Head, Model, Offer, Outputs, Preset, Published, require_offer
+from kinetograph.nn.model import (
+    Forces,
+    Head,
+    Model,
+    Offer,
+    Outputs,
+    Preset,
+    Published,
+    check_choice,
+    require_offer,
+)
 from kinetograph.nn.segments import sum_to
 
 Form = Literal["paper", "code"]
@@ -301,10 +311,10 @@ class ForceNet(Model):
     ) -> None:
         super().__init__()
         require_offer(ForceNet, forces)
-        _require_known("form", form, FORMS)
-        _require_known("basis", basis, BASES)
-        _require_known("activation", activation, tuple(ACTIVATIONS))
-        _require_known("ablation", ablation, (None, *ABLATIONS))
+        check_choice("form", form, FORMS)
+        check_choice("basis", basis, BASES)
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        check_choice("ablation", ablation, (None, *ABLATIONS))
         if max_neighbors is not None and max_neighbors < 1:
             raise UserError(f"max_neighbors is {max_neighbors}, but an atom needs at least one")
         self.forces = forces
@@ -368,12 +378,3 @@ class ForceNet(Model):
         for k, layer in enumerate(self.layers):
             nodes = layer(nodes, edges, envelope, graph, self.edge_maps[k % len(self.edge_maps)])
         return Outputs(forces=self.head(self.decoder(nodes)))
-
-
-def _require_known(option: str, value: str | None, known: Iterable[str | None]) -> None:
-    if value not in known:
-        raise UserError(
-            f"unknown {option} {value!r}",
-            where=f"model.{option}",
-            mend=f"Known: {', '.join(str(name) for name in known if name is not None)}.",
-        )

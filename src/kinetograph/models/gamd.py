@@ -14,7 +14,7 @@ b_ij, bond flag                     one-hot of ``graph.edge_types`` without its 
 e_ij^(l) = A^(l) e_ij^(0)           ``PaperLayer.edge_transform``
 m_j→i = Φ(v_j, e_ij, v_i) ∘ v_j     ``PaperLayer``: the first matrix of Φ is split in three,
                                     W[v_j; e; v_i] = W_s v_j + W_e e + W_d v_i, exactly the same
-M_i = Σ_j m_j→i                     ``index_add`` over centres
+M_i = Σ_j m_j→i                     ``sum_to`` the centres
 v̂_i = Θ(v_i, M_i)                   ``PaperLayer.update``
 v_i ← LN(v̂_i) + v_i                 ``PaperLayer.norm``
 decoder                             ``nn.heads.NodeForceHead``
@@ -63,8 +63,9 @@ from kinetograph.graph import Graph, GraphRequest
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, NodeForceHead
 from kinetograph.nn.mlp import mlp
-from kinetograph.nn.model import Forces, Head, Model, Offer, Outputs, Preset, require_offer
+from kinetograph.nn.model import Forces, Head, Model, Offer, Outputs, Preset, check_choice, require_offer
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
+from kinetograph.nn.segments import sum_to
 
 Form = Literal["paper", "code", "covariant"]
 LengthBasis = Literal["standardised", "distance"]
@@ -116,9 +117,7 @@ class PaperLayer(nn.Module):
         source = self.from_source(nodes).index_select(0, graph.neighbor)
         target = self.from_target(nodes).index_select(0, graph.center)
         phi = self.filter(source + self.from_edge(self.edge_transform(edges)) + target)
-        messages = torch.zeros_like(nodes).index_add(
-            0, graph.center, phi * nodes.index_select(0, graph.neighbor)
-        )
+        messages = sum_to(graph.center, phi * nodes.index_select(0, graph.neighbor), graph.n_atoms)
         updated: Tensor = self.norm(self.update(torch.cat([nodes, messages], dim=1)))
         return nodes + updated
 
@@ -145,9 +144,7 @@ class CodeLayer(nn.Module):
             + target.index_select(0, graph.center)
             + self.edge_transform(edges)
         )
-        messages = torch.zeros_like(x).index_add(
-            0, graph.center, x.index_select(0, graph.neighbor) * self.filter(pre)
-        )
+        messages = sum_to(graph.center, x.index_select(0, graph.neighbor) * self.filter(pre), graph.n_atoms)
         for embedding in (self_edge, torch.zeros_like(self_edge)):
             messages = messages + x * self.filter(source + target + self.edge_transform(embedding))
         out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
@@ -178,7 +175,7 @@ class CovariantLayer(nn.Module):
             self.from_target(x).index_select(0, graph.center),
         )
         weight = self.filter(source + self.from_edge(edges) + target) * envelope.unsqueeze(1)
-        messages = torch.zeros_like(x).index_add(0, graph.center, x.index_select(0, graph.neighbor) * weight)
+        messages = sum_to(graph.center, x.index_select(0, graph.neighbor) * weight, graph.n_atoms)
         out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
         return nodes + out
 
@@ -229,6 +226,7 @@ class GAMD(Model):
     ) -> None:
         super().__init__()
         require_offer(GAMD, forces)
+        check_choice("form", form, ("paper", "code", "covariant"))
         self.forces = forces
         self.form = form
         if length_basis == "distance" and form != "code":
@@ -261,13 +259,11 @@ class GAMD(Model):
             self.edge_encoder.extend([nn.LayerNorm(width), nn.Dropout(encoder_dropout)])
             self.layers = nn.ModuleList(CodeLayer(width) for _ in range(n_layers))
             self.head = NodeForceHead(width)
-        elif form == "covariant":
+        else:
             self.basis = GaussianBasis(0.0, cutoff, n_radial)
             self.edge_encoder = mlp([n_radial * self.n_edge_types, width, width], nn.SiLU)
             self.layers = nn.ModuleList(CovariantLayer(width) for _ in range(n_layers))
             self.head = EdgeForceHead(width, n_radial * self.n_edge_types, width)
-        else:
-            raise ValueError(f"unknown form {form!r}: choose paper, code or covariant")
         if form != "covariant":
             _start_with_unit_gain(self.edge_encoder)
             for name, module in self.layers.named_modules():

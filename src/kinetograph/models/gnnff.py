@@ -53,7 +53,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kinetograph.errors import UserError
-from kinetograph.graph import COINCIDENT_A, Graph, GraphRequest
+from kinetograph.graph import Graph, GraphRequest
+from kinetograph.nn.activations import ShiftedSoftplus
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EnergyHead
 from kinetograph.nn.mlp import mlp
@@ -67,6 +68,7 @@ from kinetograph.nn.model import (
     Outputs,
     Preset,
     Published,
+    check_choice,
     require_offer,
 )
 from kinetograph.nn.radial import GaussianBasis, polynomial_envelope
@@ -150,13 +152,6 @@ PRESETS = {
 ENVELOPE_EXPONENT = 6
 TRIPLETS_AT_ONCE = 1 << 20
 """Triplets are worked through in portions of this size, to bound memory."""
-
-
-class ShiftedSoftplus(nn.Softplus):
-    """ln(½ eˣ + ½): softplus through the origin."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.softplus(x) - 0.6931471805599453
 
 
 class TrainableGaussians(nn.Module):
@@ -351,16 +346,15 @@ class GNNFF(Model):
         self.forces = forces
         self.neighborhood = neighborhood or ("radius" if conservative else "nearest")
         self.envelope = conservative if envelope is None else envelope
-        _check_choice("neighborhood", self.neighborhood, ("nearest", "radius"))
-        _check_choice("normalization", normalization, ("none", "sums", "all"))
-        _check_choice("force_network", force_network, ("halving", "even"))
-        _check_choice("sign", sign, ("repulsive", "attractive"))
+        check_choice("neighborhood", self.neighborhood, ("nearest", "radius"))
+        check_choice("normalization", normalization, ("none", "sums", "all"))
+        check_choice("force_network", force_network, ("halving", "even"))
+        check_choice("sign", sign, ("repulsive", "attractive"))
         if min(n_neighbors, n_layers, width) < 1 or edge_width < 2:
             raise ValueError("n_neighbors, n_layers and width must be at least 1, and edge_width at least 2")
         if conservative:
             _require_differentiable(self.neighborhood, self.envelope, normalization)
         self.updated_nodes = updated_nodes
-        self.way_back = way_back
         # h_(i,j) sees j at the start. In a layer it takes in h_k, three edges away where that already holds
         # the layer's own sum over the edges of k; h_i takes in h_(i,j) as it was.
         nearest = self.neighborhood == "nearest"
@@ -369,7 +363,7 @@ class GNNFF(Model):
             n_layers=2 * n_layers + 1 if updated_nodes else n_layers + 1,
             n_nearest=n_neighbors if nearest else None,
             nearest_required=nearest_required,
-            triplets="walk",
+            triplets="walk" if way_back else "path",
         )
 
         layers: list[nn.Module] = [ElementEmbedding(elements, width, table=element_table)]
@@ -405,7 +399,8 @@ class GNNFF(Model):
         if self.envelope:
             envelope = polynomial_envelope(graph.distances / self.request.cutoff, ENVELOPE_EXPONENT)
             envelope = envelope.unsqueeze(1)
-        first, second = self._triplets(graph)
+        assert graph.triplets is not None
+        first, second = graph.triplets.first, graph.triplets.second
         for node_block, edge_block in zip(self.node_blocks, self.edge_blocks, strict=True):
             old, nodes = nodes, node_block(nodes, edges, graph, envelope)
             seen = nodes if self.updated_nodes else old
@@ -423,21 +418,6 @@ class GNNFF(Model):
             along = (self.outward * scalar) * graph.unit_vectors
             forces = sum_to(graph.center, along, graph.n_atoms)
         return Outputs(energies=energies, forces=forces)
-
-    def _triplets(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        assert graph.triplets is not None
-        first, second = graph.triplets.first, graph.triplets.second
-        if self.way_back:
-            return first, second
-        # Among nearest neighbours an edge need not have one that goes back: compare where the far end is.
-        to_k = graph.edge_vectors[first] + graph.edge_vectors[second]
-        is_i = (graph.neighbor[second] == graph.center[first]) & (to_k.square().sum(1) < COINCIDENT_A**2)
-        return first[~is_i], second[~is_i]
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"unknown {name} {value!r}: choose {' or '.join(known)}")
 
 
 def _require_differentiable(neighborhood: str, envelope: bool, normalization: str) -> None:

@@ -48,7 +48,17 @@ from kinetograph.nn.bases import edge_inputs
 from kinetograph.nn.element_properties import N_PROPERTIES, atomic_radii, element_properties
 from kinetograph.nn.elements import ElementSlots, check_elements
 from kinetograph.nn.mlp import mlp
-from kinetograph.nn.model import Forces, Head, Model, Offer, Outputs, Preset, Published, require_offer
+from kinetograph.nn.model import (
+    Forces,
+    Head,
+    Model,
+    Offer,
+    Outputs,
+    Preset,
+    Published,
+    check_choice,
+    require_offer,
+)
 from kinetograph.nn.segments import sum_to
 
 Form = Literal["baseline", "original"]
@@ -172,8 +182,7 @@ class GNS(Model):
     ) -> None:
         super().__init__()
         require_offer(GNS, forces)
-        if form not in ("baseline", "original"):
-            raise UserError(f"unknown form {form!r}", where="model.form", mend="Known: baseline, original.")
+        check_choice("form", form, ("baseline", "original"))
         if max_neighbors is not None and max_neighbors < 1:
             raise UserError(f"max_neighbors is {max_neighbors}, but an atom needs at least one")
         self.forces = forces

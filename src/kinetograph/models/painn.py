@@ -62,6 +62,7 @@ from kinetograph.nn.model import (
     Offer,
     Outputs,
     Preset,
+    check_choice,
     require_offer,
 )
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff, polynomial_envelope
@@ -285,9 +286,9 @@ class PaiNN(Model):
     ) -> None:
         super().__init__()
         require_offer(PaiNN, forces)
-        _require_one_of("radial", radial, ("bessel", "gaussian"))
-        _require_one_of("cutoff_function", cutoff_function, ("cosine", "polynomial"))
-        _require_one_of("force_head", force_head, ("linear", "gated"))
+        check_choice("radial", radial, ("bessel", "gaussian"))
+        check_choice("cutoff_function", cutoff_function, ("cosine", "polynomial"))
+        check_choice("force_head", force_head, ("linear", "gated"))
         for name, value, least in (("width", width, 2), ("n_layers", n_layers, 1), ("n_radial", n_radial, 2)):
             if value < least:
                 raise UserError(f"PaiNN needs {name} of at least {least}, not {value}", where=f"model.{name}")
@@ -382,10 +383,3 @@ def _start_small(layer: nn.Module) -> None:
     assert isinstance(layer, nn.Linear)
     with torch.no_grad():
         layer.weight.mul_(0.1)
-
-
-def _require_one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(
-            f"unknown {option} {value!r}", where=f"model.{option}", mend=f"Known: {', '.join(known)}."
-        )

@@ -32,7 +32,6 @@ both ends and the Gaussians of the distance. This is the form that the gradient 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -40,6 +39,7 @@ from torch import Tensor, nn
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.nn.activations import ShiftedSoftplus
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, EnergyHead
 from kinetograph.nn.mlp import mlp
@@ -52,6 +52,7 @@ from kinetograph.nn.model import (
     Outputs,
     Preset,
     Published,
+    check_choice,
     require_offer,
 )
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
@@ -100,13 +101,6 @@ PRESETS = {
         learning_rate=5e-4,
     ),
 }
-
-
-class ShiftedSoftplus(nn.Module):
-    """ln(½ eˣ + ½): smooth, and zero at zero."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.softplus(x) - math.log(2.0)
 
 
 class Interaction(nn.Module):
@@ -169,12 +163,7 @@ class SchNet(Model):
             raise UserError(f"SchNet needs at least two features, not {width}", where="model.width")
         if n_radial < 2:
             raise UserError(f"SchNet needs at least two Gaussians, not {n_radial}", where="model.n_radial")
-        if cutoff_function not in ("cosine", "none"):
-            raise UserError(
-                f"unknown cutoff function {cutoff_function!r}",
-                where="model.cutoff_function",
-                mend="Known: cosine, none.",
-            )
+        check_choice("cutoff_function", cutoff_function, ("cosine", "none"))
         self.forces = forces
         self.cutoff_function = cutoff_function
         # The edge head reads features of both ends, so a direct force sees one cutoff farther.

@@ -14,7 +14,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kinetograph.errors import UserError, nearest
 from kinetograph.graph import Graph
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.mlp import mlp
@@ -30,16 +29,6 @@ ReadoutInit = Literal["zeros", "glorot"]
 BASIS_FORMS = ("code", "paper")
 RADIAL_FILTERS = ("kj", "ji")
 READOUT_INITS = ("zeros", "glorot")
-
-
-def check_choice(option: str, value: str, known: Sequence[str]) -> None:
-    """Raise ``UserError`` if a value is none of the known ones."""
-    if value not in known:
-        raise UserError(
-            f"unknown {option} {value!r}{nearest(str(value), list(known))}",
-            where=f"model.{option}",
-            mend=f"Known: {', '.join(known)}.",
-        )
 
 
 def glorot_orthogonal(weight: Tensor) -> None:
@@ -159,10 +148,8 @@ class MessageEmbedding(nn.Module):
     def forward(self, radial: Tensor, graph: Graph) -> Tensor:
         """(n_edges, n_radial) → (n_edges, width)."""
         nodes = self.elements(graph.atomic_numbers)
-        center, neighbor = (
-            self.from_center(nodes).index_select(0, graph.center),
-            self.from_neighbor(nodes).index_select(0, graph.neighbor),
-        )
+        center = self.from_center(nodes).index_select(0, graph.center)
+        neighbor = self.from_neighbor(nodes).index_select(0, graph.neighbor)
         edge = self.from_edge(nn.functional.silu(self.from_basis(radial)))
         return nn.functional.silu(center + neighbor + edge)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from kinetograph.errors import UserError
+from kinetograph.errors import UserError, nearest
 from kinetograph.graph import Graph, GraphRequest
 
 Head = Literal["direct", "conservative"]
@@ -132,6 +132,17 @@ class Model(nn.Module, ABC):
             progress: share of the training that is done, 0 to 1.
         """
         return None
+
+
+def check_choice(option: str, value: str | None, known: Sequence[str | None]) -> None:
+    """Raise ``UserError`` if an option of a model has none of its known values."""
+    if value not in known:
+        names = [name for name in known if name is not None]
+        raise UserError(
+            f"unknown {option} {value!r}{nearest(str(value), names)}",
+            where=f"model.{option}",
+            mend=f"Known: {', '.join(names)}.",
+        )
 
 
 def require_offer(model: type[Model], forces: Forces) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ def train(
     architecture, hyperparameters = config.model_arguments()
     torch.manual_seed(config.training.seed)
     model = build(architecture, train_frames.elements, hyperparameters)
-    additions = [build_addition(*item) for item in _additions(config, train_frames)]
+    additions = [
+        build_addition(kind, train_frames.elements, arguments) for kind, arguments in config.model.add.items()
+    ]
     _check_stress(config, model, train_frames)
     train_data = ForceDataset(train_frames, model.request)
     valid_data = ForceDataset(
@@ -280,13 +282,6 @@ def _check_stress(config: TrainingSettings, model: LearnedPotential, frames: Lab
             where=frames.source,
             mend="Set it to 0, or give the frames stresses.",
         )
-
-
-def _additions(
-    config: TrainingSettings, frames: LabelledFrames
-) -> list[tuple[str, Sequence[int], dict[str, Any]]]:
-    """What to build for each addition of the configuration: kind, elements, arguments."""
-    return [(kind, frames.elements, arguments) for kind, arguments in config.model.add.items()]
 
 
 def _fit_statistics(model: LearnedPotential, data: ForceDataset) -> None:

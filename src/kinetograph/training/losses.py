@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kinetograph.nn.segments import sum_to
+
 ForceLoss = Literal["mae", "norm", "mse"]
 
 
@@ -58,6 +60,6 @@ def net_force_penalty(predicted: Tensor, system_index: Tensor, n_systems: int) -
     beside a loss that is a mean too: with the sum, at some hundred atoms, λ = 10⁻³ is as strong as
     the loss itself and holds a model that must learn directions at zero force.
     """
-    total = predicted.new_zeros(n_systems, 3).index_add(0, system_index, predicted)
+    total = sum_to(system_index, predicted, n_systems)
     n_atoms = torch.bincount(system_index, minlength=n_systems)
     return (total.abs().sum(dim=1) / n_atoms).mean()
