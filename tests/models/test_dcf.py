@@ -333,7 +333,7 @@ def test_conservative_forces_are_refused_with_the_reason() -> None:
     "wrong", [{"form": "linear"}, {"n_axes": 0}, {"ridge": 0.0}, {"apart": 1.5}, {"n_layers": 0}]
 )
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"unknown form|must be"):
+    with pytest.raises((UserError, ValueError), match=r"unknown form|must be"):
         DCF([1], cutoff=4.0, **wrong)
 
 

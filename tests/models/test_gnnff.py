@@ -461,7 +461,7 @@ def test_an_energy_that_could_not_be_differentiated_is_refused(
     [{"neighborhood": "far"}, {"normalization": "layer"}, {"sign": "+"}, {"n_layers": 0}, {"edge_width": 1}],
 )
 def test_impossible_options_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"unknown|at least"):
+    with pytest.raises((UserError, ValueError), match=r"unknown|at least"):
         GNNFF([1], cutoff=4.0, **arguments)
 
 

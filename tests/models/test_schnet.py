@@ -283,7 +283,7 @@ def test_without_a_cutoff_function_forces_jump_and_the_model_says_so() -> None:
     [
         ({"n_radial": 1}, "at least two Gaussians"),
         ({"width": 1}, "at least two features"),
-        ({"cutoff_function": "cosin"}, "unknown cutoff function 'cosin'"),
+        ({"cutoff_function": "cosin"}, "unknown cutoff_function 'cosin'"),
         ({"element_table": 8}, "no element O"),
         ({"forces": "indirect"}, "unknown kind of forces"),
     ],
