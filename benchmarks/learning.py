@@ -148,7 +148,8 @@ def settings(row: Row, data: DataSet, files: dict[str, Path], max_steps: int) ->
     options = dict(row.options)
     if row.nearest:
         options["n_neighbors"] = data.n_neighbors
-    model = {"preset": row.preset, "cutoff_A": data.cutoff_A, "options": options}
+    sizes = {name: options.pop(name) for name in ("width", "n_layers") if name in options}
+    model = {"preset": row.preset, "cutoff_A": data.cutoff_A, "options": options, **sizes}
     if row.forces:
         model["forces"] = row.forces
     training = {

@@ -306,3 +306,10 @@ def test_random_rotations_are_proper_and_uniform() -> None:
     # Uniform on SO(3): each element has mean 0 and variance 1/3; standard errors 0.004 and 0.002.
     assert rotation.mean(dim=0).abs().max() < 0.02
     assert (rotation.var(dim=0) - 1 / 3).abs().max() < 0.01
+
+
+def test_seeding_a_step_leaves_nothing_behind(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    """``torch.manual_seed`` without a GPU keeps a call stack for each time it is called."""
+    before = len(torch.cuda._queued_calls)  # private, and the only sign of it
+    train(changed(argon_config), tmp_path / "run", progress=False)
+    assert len(torch.cuda._queued_calls) - before < 10

@@ -36,6 +36,8 @@ class ForceTraining(lightning.LightningModule):
         self.rotate = rotate
         self.has_own_loss = type(model.model).own_loss is not Model.own_loss
         self.average = copy.deepcopy(model).requires_grad_(False) if config.ema_decay > 0.0 else None
+        # Parameters and buffers of the average and of the model, side by side: found once, for speed.
+        self._pairs: tuple[list[list[Tensor]], list[list[Tensor]]] | None = None
 
     @property
     def best_weights(self) -> LearnedPotential:
@@ -53,7 +55,7 @@ class ForceTraining(lightning.LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         key = self.config.seed * 1_000_003 + self.global_step
-        torch.manual_seed(key)
+        _seed(key, self.device)
         if self.rotate:
             batch = rotated(batch, torch.Generator().manual_seed(key), self.config.rotation_axis)
         model, system = self.model, batch.system
@@ -99,14 +101,18 @@ class ForceTraining(lightning.LightningModule):
             return
         # A fresh average would remember the random start for 1/(1−decay) steps: warm it up.
         decay = min(self.config.ema_decay, (1.0 + self.global_step) / (10.0 + self.global_step))
+        if self._pairs is None:
+            self._pairs = (
+                [list(model.parameters()) for model in (self.average, self.model)],
+                [list(model.buffers()) for model in (self.average, self.model)],
+            )
+        (kept, now), (means, latest) = self._pairs
         with torch.no_grad():
-            for kept, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                kept.lerp_(now, 1.0 - decay)
-            for mean, latest in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                mean.copy_(latest)  # running statistics are averages already
+            torch._foreach_lerp_(kept, now, 1.0 - decay)
+            torch._foreach_copy_(means, latest)  # running statistics are averages already
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -120,3 +126,10 @@ class ForceTraining(lightning.LightningModule):
         if config.schedule == "cosine":
             return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
         return float(floor**done)
+
+
+def _seed(key: int, device: torch.device) -> None:
+    """Start the random numbers of a step; ``torch.manual_seed`` takes milliseconds without a GPU."""
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(key)
