@@ -30,13 +30,16 @@ class Prediction:
     conservative: bool
     """Whether the forces are the exact negative gradient of ``energy``."""
     energy: Tensor | None = None
-    """(n_systems,) eV."""
+    """(n_systems,) eV, in double precision whatever the type of the positions: total energies have six
+    digits before the first that matters."""
     atomic_energies: Tensor | None = None
-    """(n_atoms,) eV."""
+    """(n_atoms,) eV, in double precision."""
     stress: Tensor | None = None
     """(n_systems, 3, 3) eV/Å³, tension positive; NaN for structures not periodic throughout."""
     direct_forces: Tensor | None = None
     """(n_atoms, 3) eV/Å of the other head, while a model with both is trained."""
+    inner_forces: Tensor | None = None
+    """(n_atoms, 3) eV/Å of the cheap model, where two are used for multiple time steps."""
 
 
 class Potential(nn.Module, ABC):
@@ -61,6 +64,11 @@ class Potential(nn.Module, ABC):
         return False
 
     @property
+    def gives_atomic_energies(self) -> bool:
+        """Whether that energy is a sum over atoms, and predictions hold its terms."""
+        return False
+
+    @property
     def gives_stress(self) -> bool:
         """Whether predictions of periodic structures hold a stress."""
         return self.gives_energy
@@ -73,6 +81,7 @@ class EnergyPotential(Potential):
     """An energy per atom, from edge vectors; forces and stress follow by one differentiation."""
 
     gives_energy = True
+    gives_atomic_energies = True
 
     @abstractmethod
     def graph_energies(self, graph: Graph) -> Tensor:
@@ -131,7 +140,7 @@ def _from_energies(
                 virial = virial.index_add(0, system.system_index[center], outer)
     if not fitting:
         energies = energies.detach()
-    energies = energies.to(system.dtype)
+    energies = energies.double()
     return Prediction(
         forces=forces,
         conservative=true_gradient,
@@ -154,7 +163,10 @@ def _stress(virial: Tensor, system: System) -> Tensor:
 
 
 class SpaceEnergyPotential(Potential):
-    """An energy of whole structures, from positions and cell: for sums that reach beyond any cutoff."""
+    """An energy of whole structures, from positions and cell: for sums that reach beyond any cutoff.
+
+    It is computed in double precision: there is no network whose time that would double.
+    """
 
     gives_energy = True
 
@@ -164,7 +176,9 @@ class SpaceEnergyPotential(Potential):
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
         # A strain ε acts on positions and cell alike: r → r (1 + ε). Its derivative at zero is V σ.
-        fitting = _fitting(self)
+        fitting, dtype = _fitting(self), system.dtype
+        system = system.to(dtype=torch.float64)
+        neighbors = replace(neighbors, shift=neighbors.shift.double())
         with torch.enable_grad():
             positions = system.positions.detach().requires_grad_(True)
             strain = positions.new_zeros(system.n_systems, 3, 3).requires_grad_(True)
@@ -178,17 +192,17 @@ class SpaceEnergyPotential(Potential):
                 energy.sum(), (positions, strain), create_graph=fitting, materialize_grads=True
             )
         return Prediction(
-            forces=-slope,
+            forces=-slope.to(dtype),
             conservative=True,
             energy=energy if fitting else energy.detach(),
-            stress=_stress(virial, system) if bool(system.pbc.all(dim=1).any()) else None,
+            stress=_stress(virial, system).to(dtype) if bool(system.pbc.all(dim=1).any()) else None,
         )
 
 
 class SumPotential(Potential):
     """The sum of several potentials, such as a model and a repulsive core.
 
-    Its request covers every part. Energy and stress are given where every part gives them. The training
+    Its request covers every part. Energies and stress are given where every part gives them. The training
     domain is that of its first part.
     """
 
@@ -209,6 +223,10 @@ class SumPotential(Potential):
     @property
     def gives_energy(self) -> bool:
         return all(part.gives_energy for part in self._potentials)
+
+    @property
+    def gives_atomic_energies(self) -> bool:
+        return all(part.gives_atomic_energies for part in self._potentials)
 
     @property
     def gives_stress(self) -> bool:
@@ -272,7 +290,7 @@ class LearnedPotential(Potential):
         self.request = model.request
         self.register_buffer("force_scale", torch.tensor(1.0))
         if "conservative" in model.heads or model.separate_energy:
-            # In double precision always: total energies have six digits before the first that matters.
+            # In double precision always, as the energies that they are added to.
             zeros = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
             self.register_buffer("reference_energies", zeros)
         self.answers: Head = "conservative" if "conservative" in model.heads else "direct"
@@ -282,6 +300,10 @@ class LearnedPotential(Potential):
     @property
     def gives_energy(self) -> bool:
         return self.answers == "conservative" or self.model.separate_energy
+
+    @property
+    def gives_atomic_energies(self) -> bool:
+        return self.gives_energy
 
     @property
     def gives_stress(self) -> bool:
@@ -331,8 +353,8 @@ class LearnedPotential(Potential):
             )
 
     def _in_eV(self, energies: Tensor, system: System) -> Tensor:
-        energies = energies.to(system.dtype) * self.force_scale
-        return energies + self.reference_energies[system.atomic_numbers].to(system.dtype)
+        energies = energies.double() * self.force_scale
+        return energies + self.reference_energies[system.atomic_numbers]
 
     def _plain_direct(self, graph: Graph) -> tuple[Tensor, Tensor | None]:
         outputs: Outputs = self.model(graph, ("direct",))

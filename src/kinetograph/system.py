@@ -46,6 +46,10 @@ class System:
     """(n_systems,) int64: number of unpaired electrons."""
     bonds: Tensor | None = None
     """(n_bonds, 2) int64: bonded pairs of atoms, each once. ``None``: not known."""
+    rigid: Tensor | None = None
+    """(n_rigid, 2) int64: pairs of atoms whose distance is held, each once; ``None``: none are."""
+    rigid_lengths: Tensor | None = None
+    """(n_rigid,) Å: their distances."""
 
     @property
     def n_atoms(self) -> int:
@@ -249,7 +253,8 @@ class System:
 def batch(systems: Sequence[System]) -> System:
     """Many batches as one, in order.
 
-    Charge, spin and bonds are kept where every part has them. Parts without fixed atoms stay free.
+    Charge, spin and bonds are kept where every part has them. Parts without fixed atoms or rigid
+    pairs stay free.
 
     Raises:
         ValueError: the list is empty, or some parts have velocities and others have none.
@@ -287,6 +292,11 @@ def batch(systems: Sequence[System]) -> System:
                 if s.bonds is not None
             ]
         )
+    rigid = [
+        (s.rigid + int(offset), s.rigid_lengths)
+        for s, offset in zip(systems, atom_offset, strict=True)
+        if s.rigid is not None
+    ]
     return System(
         positions=torch.cat([s.positions for s in systems]),
         atomic_numbers=torch.cat([s.atomic_numbers for s in systems]),
@@ -301,6 +311,8 @@ def batch(systems: Sequence[System]) -> System:
         charge=joined("charge"),
         spin=joined("spin"),
         bonds=bonds,
+        rigid=torch.cat([pairs for pairs, _ in rigid]) if rigid else None,
+        rigid_lengths=torch.cat([lengths for _, lengths in rigid if lengths is not None]) if rigid else None,
     )
 
 

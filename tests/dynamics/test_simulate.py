@@ -85,10 +85,10 @@ def test_a_restarted_run_is_the_uninterrupted_run(tmp_path: Path, integrator: In
         )
     for name in ("positions", "velocities", "acceleration"):
         assert torch.equal(getattr(whole.state, name), getattr(part.state, name))
-    for name in ("chain_positions", "chain_velocities", "heat"):
-        value = getattr(whole.state, name)
-        assert (value is None) == (getattr(part.state, name) is None)
-        assert value is None or torch.equal(value, getattr(part.state, name))
+    for kept in ("of_systems", "of_atoms"):
+        values, others = getattr(whole.state, kept), getattr(part.state, kept)
+        assert values.keys() == others.keys()
+        assert all(torch.equal(values[name], others[name]) for name in values)
     assert_same_files(tmp_path / "a.h5", tmp_path / "b.h5")
     assert part.resumed_from == 61
     assert whole.resumed_from is None
@@ -554,7 +554,7 @@ def test_a_batch_runs_without_a_file_and_is_refused_one(tmp_path: Path) -> None:
 
     two = batch([argon(), argon(1)])
     result = simulate(lennard_jones(), two, NoseHoover(4.0, [90.0, 60.0]), n_steps=5, status=False)
-    assert result.state.chain_positions.shape == (2, 3)
+    assert result.state.of_systems["chain_positions"].shape == (2, 3)
     with pytest.raises(UserError, match="one structure"):
         simulate(lennard_jones(), two, NoseHoover(4.0, 90.0), n_steps=5, path=tmp_path / "a.h5", status=False)
 

@@ -14,6 +14,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from kinetograph.atomic_file import write_atomically
+from kinetograph.dynamics.noise import Stream
+from kinetograph.dynamics.rigid import rigid_bonds
 from kinetograph.dynamics.state import Integrator, State
 from kinetograph.dynamics.velocities import inertia_of
 from kinetograph.errors import UserError
@@ -22,7 +24,7 @@ from kinetograph.neighbors import NeighborList
 from kinetograph.potential import Potential, Prediction
 from kinetograph.system import System
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_KEY = "kinetograph_state"
 
 
@@ -32,7 +34,7 @@ class RunDescription:
 
     integrator: dict[str, Any]
     potential: dict[str, Any]
-    seed: int
+    seed: int | list[int]
     skin_A: float
     every: int
     initial_temperature_K: float | None
@@ -90,6 +92,8 @@ def save_checkpoint(path: Path, state: State, description: RunDescription, *, li
         for field in fields(value)
         if isinstance(getattr(value, field.name), Tensor)
     }
+    for part, variables in (("of_systems", state.of_systems), ("of_atoms", state.of_atoms)):
+        tensors |= {f"{part}.{name}": value for name, value in variables.items()}
     tensors["neighbors.positions"] = state.neighbors.positions
     tensors["neighbors.cell"] = state.neighbors.cell
     header = {
@@ -97,6 +101,7 @@ def save_checkpoint(path: Path, state: State, description: RunDescription, *, li
         "step": state.step,
         "conservative": state.prediction.conservative,
         "limit_K": limit_K,
+        "streams": [[stream.seed, stream.replica] for stream in state.streams],
         "run": asdict(description),
     }
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -141,8 +146,11 @@ def load_checkpoint(
                 reference, request.reach, skin=run.skin_A, bond_rule=request.bond_rule
             ),
             inertia=inertia_of(system, remove_com=run.integrator["remove_com"]),
+            rigid=None if system.rigid is None else rigid_bonds(system)[1],
             step=header["step"],
-            seed=run.seed,
+            streams=tuple(Stream(seed, replica) for seed, replica in header["streams"]),
+            of_systems=_part(tensors, "of_systems"),
+            of_atoms=_part(tensors, "of_atoms"),
             **_part(tensors, "state"),
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

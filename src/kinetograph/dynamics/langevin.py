@@ -21,7 +21,8 @@ a       state.acceleration
 R       standard_normal: keyed by seed, structure and step
 ======  ====================================================
 
-For a harmonic oscillator averages over positions are exact at any stable time step. Where the centre
+Rigid bonds are held after each part (g-BAOAB, Leimkuhler and Matthews, Proc. R. Soc. A 472, 20160138
+(2016)). For a harmonic oscillator averages over positions are exact at any stable time step. Where the centre
 of mass is held, R's momentum is projected out: then O is the exact process in the space of zero
 momentum, and 3N − 3 degrees of freedom are thermal.
 
@@ -39,17 +40,10 @@ import torch
 from torch import Tensor
 
 from kinetograph import units
+from kinetograph.dynamics.motion import drift, propagate
 from kinetograph.dynamics.noise import Purpose, standard_normal
-from kinetograph.dynamics.state import (
-    DEFAULT_SKIN_A,
-    State,
-    first_state,
-    moved,
-    moving,
-    require_positive,
-    thermal_energy,
-    total_energy,
-)
+from kinetograph.dynamics.settings import Temperature, check_temperature, require_positive, thermal_energy
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, moving, total_energy
 from kinetograph.dynamics.velocities import kinetic_energy, per_atom, without_drift
 from kinetograph.potential import Potential
 from kinetograph.system import System
@@ -60,8 +54,7 @@ class Langevin:
     """NVT dynamics in contact with a bath at every atom."""
 
     timestep_fs: float
-    temperature_K: float | Sequence[float]
-    """One, or one for each structure."""
+    temperature_K: Temperature
     friction_per_ps: float = 1.0
     """γ: the bath acts over 1/γ."""
     remove_com: bool = True
@@ -69,43 +62,50 @@ class Langevin:
 
     def __post_init__(self) -> None:
         require_positive("timestep_fs", self.timestep_fs)
-        require_positive("temperature_K", self.temperature_K)
+        check_temperature(self.temperature_K)
         require_positive("friction_per_ps", self.friction_per_ps)
 
     @property
-    def target_temperature_K(self) -> float | Sequence[float]:
+    def target_temperature_K(self) -> Temperature:
         return self.temperature_K
 
     def init(
-        self, system: System, potential: Potential, seed: int, *, skin_A: float = DEFAULT_SKIN_A
+        self,
+        system: System,
+        potential: Potential,
+        seed: int | Sequence[int],
+        *,
+        skin_A: float = DEFAULT_SKIN_A,
     ) -> State:
         state = first_state(system, potential, seed, skin_A=skin_A, remove_com=self.remove_com)
-        thermal_energy(self.temperature_K, state.system)
-        return replace(state, heat=torch.zeros_like(state.inertia.degrees))
+        thermal_energy(self.temperature_K, state.system, 0.0)
+        return state.keeping(heat=torch.zeros_like(state.inertia.degrees))
 
     def step(self, state: State, potential: Potential) -> State:
-        half = 0.5 * self.timestep_fs
-        velocities = state.velocities.add(state.acceleration, alpha=half)  # B
-        positions = state.positions.add(velocities, alpha=half)  # A
-        before = moving(state, velocities)
-        velocities = self._bath(before)  # O
-        after = moving(state, velocities)
-        assert state.heat is not None
-        heat = state.heat + (kinetic_energy(after.system) - kinetic_energy(before.system))
-        state = moved(after, positions.add(velocities, alpha=half), potential)  # A
-        state = moving(state, velocities.add(state.acceleration, alpha=half))  # B
-        return replace(state, step=state.step + 1, heat=heat)
+        state = propagate(state, potential, self.timestep_fs, drift=self._drift_in_bath)
+        return replace(state, step=state.step + 1)
 
-    def _bath(self, state: State) -> Tensor:
-        """O: the exact solution of dv = −γ v dt + sqrt(2 γ kT/m) dW over one time step."""
-        decay = math.exp(-self.friction_per_ps * self.timestep_fs / units.PS_IN_FS)
-        thermal = thermal_energy(self.temperature_K, state.system).unsqueeze(1) * (1.0 - decay * decay)
-        width = (per_atom(thermal, state.system) * state.inertia.inverse_mass).sqrt()
-        noise = standard_normal(state.system, state.seed, state.step, Purpose.LANGEVIN)
-        kick = without_drift(width * noise, state.system, state.inertia)
-        return torch.add(kick, state.velocities, alpha=decay)
+    def _drift_in_bath(self, state: State, time_fs: float, part: int) -> State:
+        """A, O, A over so much time."""
+        state = drift(state, 0.5 * time_fs)
+        before = kinetic_energy(state.system)
+        state = self._bath(state, time_fs, part)
+        state = state.keeping(heat=state.of_systems["heat"] + (kinetic_energy(state.system) - before))
+        return drift(state, 0.5 * time_fs)
+
+    def _bath(self, state: State, time_fs: float, part: int) -> State:
+        """O: the exact solution of dv = −γ v dt + sqrt(2 γ kT/m) dW."""
+        decay = math.exp(-self.friction_per_ps * time_fs / units.PS_IN_FS)
+        kt = thermal_energy(self.temperature_K, state.system, state.step * self.timestep_fs)
+        width = per_atom(kt.unsqueeze(1) * (1.0 - decay * decay), state.system)
+        noise = standard_normal(state.system, state.streams, state.step, Purpose.LANGEVIN, part)
+        jump = (width * state.inertia.inverse_mass).sqrt() * noise
+        jump = without_drift(jump, state.system, state.inertia)
+        velocities = torch.add(jump, state.velocities, alpha=decay)
+        if state.rigid is not None:
+            velocities = state.rigid.held_velocities(state.positions, velocities)
+        return moving(state, velocities)
 
     def conserved_quantity(self, state: State) -> Tensor | None:
         energy = total_energy(state)
-        assert state.heat is not None
-        return None if energy is None else energy - state.heat
+        return None if energy is None else energy - state.of_systems["heat"]

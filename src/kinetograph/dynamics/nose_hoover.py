@@ -13,13 +13,13 @@ energy K::
     dv_j/dt = (Q_(j−1) v_(j−1)² − kT)/Q_j − v_(j+1) v_j
     Q_1     = N_f kT τ²,   Q_j = kT τ²
 
-    H' = K + U + Σ ½ Q_j v_j² + N_f kT ξ_1 + kT Σ_(j>1) ξ_j      is conserved.
+    H' = K + U + Σ ½ Q_j v_j² + N_f kT ξ_1 + kT Σ_(j>1) ξ_j      is conserved at constant T.
 
 ======  ======================  =======
 symbol  in code                 unit
 ======  ======================  =======
-ξ_j     state.chain_positions   1
-v_j     state.chain_velocities  1/fs
+ξ_j     chain_positions         1
+v_j     chain_velocities        1/fs
 Q_j     inertias                eV fs²
 M       chain_length            1
 τ       time_constant_fs        fs
@@ -45,17 +45,16 @@ import torch
 from torch import Tensor
 
 from kinetograph import units
-from kinetograph.dynamics.state import (
-    DEFAULT_SKIN_A,
-    State,
-    first_state,
-    moving,
+from kinetograph.dynamics.motion import propagate
+from kinetograph.dynamics.settings import (
+    Ramp,
+    Temperature,
+    check_temperature,
     require_positive,
     thermal_energy,
-    total_energy,
 )
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, moving, total_energy
 from kinetograph.dynamics.velocities import kinetic_energy, per_atom, per_system
-from kinetograph.dynamics.verlet import verlet_step
 from kinetograph.errors import UserError
 from kinetograph.potential import Potential
 from kinetograph.system import System
@@ -80,8 +79,7 @@ class NoseHoover:
     """NVT dynamics by Nosé–Hoover chains."""
 
     timestep_fs: float
-    temperature_K: float | Sequence[float]
-    """One, or one for each structure."""
+    temperature_K: Temperature
     time_constant_fs: float = 100.0
     """τ; the thermostat's own oscillation has a period near 2π τ/√2."""
     chain_length: int = 3
@@ -96,7 +94,7 @@ class NoseHoover:
 
     def __post_init__(self) -> None:
         require_positive("timestep_fs", self.timestep_fs)
-        require_positive("temperature_K", self.temperature_K)
+        check_temperature(self.temperature_K)
         require_positive("time_constant_fs", self.time_constant_fs)
         require_positive("chain_length", self.chain_length)
         require_positive("sub_steps", self.sub_steps)
@@ -106,34 +104,44 @@ class NoseHoover:
             )
 
     @property
-    def target_temperature_K(self) -> float | Sequence[float]:
+    def target_temperature_K(self) -> Temperature:
         return self.temperature_K
 
     def init(
-        self, system: System, potential: Potential, seed: int, *, skin_A: float = DEFAULT_SKIN_A
+        self,
+        system: System,
+        potential: Potential,
+        seed: int | Sequence[int],
+        *,
+        skin_A: float = DEFAULT_SKIN_A,
     ) -> State:
         state = first_state(system, potential, seed, skin_A=skin_A, remove_com=self.remove_com)
+        if self.massive and state.rigid is not None:
+            raise UserError(
+                "rigid bonds leave no degree of freedom of one coordinate, which massive chains need",
+                where="massive",
+                mend="Use one chain for each structure, or free the bonds.",
+            )
         thermal, _ = self._baths(state)
         chains = torch.zeros(len(thermal), self.chain_length, dtype=thermal.dtype, device=thermal.device)
-        return replace(state, chain_positions=chains, chain_velocities=chains)
+        return self._with_chains(state, chains, chains)
 
     def step(self, state: State, potential: Potential) -> State:
         state = self._thermostat(state)
-        state = verlet_step(state, potential, self.timestep_fs)
+        state = propagate(state, potential, self.timestep_fs)
         state = self._thermostat(state)
         return replace(state, step=state.step + 1)
 
     def conserved_quantity(self, state: State) -> Tensor | None:
         energy = total_energy(state)
-        if energy is None:
+        if energy is None or isinstance(self.temperature_K, Ramp):
             return None
         thermal, degrees = self._baths(state)
-        assert state.chain_positions is not None
-        assert state.chain_velocities is not None
+        positions, velocities = self._chains(state)
         inertias = torch.stack(self._inertias(thermal, degrees), dim=1)
-        chain = 0.5 * (inertias * state.chain_velocities.square()).sum(dim=1)
-        chain = chain + degrees * thermal * state.chain_positions[:, 0]
-        chain = chain + thermal * state.chain_positions[:, 1:].sum(dim=1)
+        chain = 0.5 * (inertias * velocities.square()).sum(dim=1)
+        chain = chain + degrees * thermal * positions[:, 0]
+        chain = chain + thermal * positions[:, 1:].sum(dim=1)
         return energy.index_add(0, self._system_of_chain(state), chain)
 
     def _thermostat(self, state: State) -> State:
@@ -155,16 +163,15 @@ class NoseHoover:
     def _half_step_of_chains(self, state: State, kinetic: Tensor) -> tuple[Tensor, State]:
         """The factors for the velocities, (n_chains,), and the state with its chains half a step later."""
         thermal, degrees = self._baths(state)
-        assert state.chain_positions is not None
-        assert state.chain_velocities is not None
+        old_positions, old_velocities = self._chains(state)
         factors = YOSHIDA_SUZUKI[self.yoshida_suzuki] * self.sub_steps
         times = [0.5 * self.timestep_fs / self.sub_steps * factor for factor in factors]
         if len(kinetic) == 1:  # plain numbers are faster than tensors of one element
             kt, n_f = thermal.item(), degrees.item()
             one_scale, xi, v = propagate_chain(
                 kinetic.item(),
-                state.chain_positions[0].tolist(),
-                state.chain_velocities[0].tolist(),
+                old_positions[0].tolist(),
+                old_velocities[0].tolist(),
                 kt,
                 n_f,
                 self._inertias(kt, n_f),
@@ -176,8 +183,8 @@ class NoseHoover:
         else:
             scale, xis, vs = propagate_chain(
                 kinetic,
-                list(state.chain_positions.unbind(dim=1)),
-                list(state.chain_velocities.unbind(dim=1)),
+                list(old_positions.unbind(dim=1)),
+                list(old_velocities.unbind(dim=1)),
                 thermal,
                 degrees,
                 self._inertias(thermal, degrees),
@@ -185,11 +192,29 @@ class NoseHoover:
                 torch.exp,
             )
             positions, velocities = torch.stack(xis, dim=1), torch.stack(vs, dim=1)
-        return scale, replace(state, chain_positions=positions, chain_velocities=velocities)
+        return scale, self._with_chains(state, positions, velocities)
+
+    def _chains(self, state: State) -> tuple[Tensor, Tensor]:
+        """(n_chains, chain_length): ξ_j, and v_j in 1/fs."""
+        if not self.massive:
+            return state.of_systems["chain_positions"], state.of_systems["chain_velocities"]
+        active = _active(state)
+        return state.of_atoms["chain_positions"][active], state.of_atoms["chain_velocities"][active]
+
+    def _with_chains(self, state: State, positions: Tensor, velocities: Tensor) -> State:
+        if not self.massive:
+            return state.keeping(chain_positions=positions, chain_velocities=velocities)
+        active = _active(state).unsqueeze(2)
+        room = positions.new_zeros(*active.shape[:2], self.chain_length)
+        chains = {
+            "chain_positions": room.masked_scatter(active, positions),
+            "chain_velocities": room.masked_scatter(active, velocities),
+        }
+        return replace(state, of_atoms={**state.of_atoms, **chains})
 
     def _baths(self, state: State) -> tuple[Tensor, Tensor]:
         """(n_chains,) kT in eV and degrees of freedom of each chain."""
-        thermal = thermal_energy(self.temperature_K, state.system)
+        thermal = thermal_energy(self.temperature_K, state.system, state.step * self.timestep_fs)
         if not self.massive:
             return thermal, state.inertia.degrees
         thermal = thermal[self._system_of_chain(state)]

@@ -32,7 +32,8 @@ from kinetograph.dynamics.reporters import (
     TrajectoryReporter,
     ns_per_day,
 )
-from kinetograph.dynamics.state import DEFAULT_SKIN_A, Integrator, State, require_positive
+from kinetograph.dynamics.settings import Ramp, Temperature, for_each, hottest, require_positive
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, Integrator, State
 from kinetograph.dynamics.velocities import inertia_of, maxwell_boltzmann, temperature
 from kinetograph.errors import RunFailed, UserError
 from kinetograph.pairs import shortest_pair
@@ -411,7 +412,7 @@ def _write_frames(path: Path, states: Sequence[State], timestep_fs: float) -> No
 def _with_velocities(system: System, integrator: Integrator, run: RunDescription) -> System:
     """Velocities drawn at the asked temperature, the system's own, or drawn at the thermostat's."""
     system = system.to(dtype=torch.float64)
-    kelvin: float | Sequence[float] | None = run.initial_temperature_K
+    kelvin: Temperature | None = run.initial_temperature_K
     if kelvin is None and system.velocities is not None:
         return system
     if kelvin is None:
@@ -422,7 +423,9 @@ def _with_velocities(system: System, integrator: Integrator, run: RunDescription
             where="initial_temperature_K",
             mend="Give an initial temperature, 0 for a start at rest.",
         )
-    temperatures = torch.as_tensor(kelvin, dtype=system.dtype, device=system.device).expand(system.n_systems)
+    temperatures = for_each(
+        "initial_temperature_K", kelvin.at(0.0) if isinstance(kelvin, Ramp) else kelvin, system
+    )
     if not bool((temperatures >= 0).all()) or not bool(torch.isfinite(temperatures).all()):
         raise UserError(
             f"the initial temperature is {kelvin}", where="initial_temperature_K", mend="Use 0 or more."
@@ -433,9 +436,9 @@ def _with_velocities(system: System, integrator: Integrator, run: RunDescription
 
 def _runaway_temperature(state: State, integrator: Integrator, initial_temperature_K: float | None) -> float:
     target = integrator.target_temperature_K
-    targets = [target] if isinstance(target, int | float) else list(target or [])
     start = temperature(state.system, state.inertia).max().item()
-    return RUNAWAY_FACTOR * max(*targets, initial_temperature_K or 0.0, start, RUNAWAY_FLOOR_K, 0.0)
+    meant = 0.0 if target is None else hottest(target)
+    return RUNAWAY_FACTOR * max(meant, initial_temperature_K or 0.0, start, RUNAWAY_FLOOR_K)
 
 
 def _require_finite_forces(state: State) -> None:

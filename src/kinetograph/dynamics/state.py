@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kinetograph import units
 from kinetograph.bonds import with_bonds
+from kinetograph.dynamics.noise import Streams, streams_of
+from kinetograph.dynamics.rigid import RigidBonds, rigid_bonds
+from kinetograph.dynamics.settings import Temperature
 from kinetograph.dynamics.velocities import Inertia, inertia_of, kinetic_energy, per_atom, without_drift
 from kinetograph.errors import UserError
 from kinetograph.neighbors import NeighborList
@@ -35,14 +37,15 @@ class State:
     neighbors: NeighborList
     """The list that the state owns; brought up to date at each force evaluation."""
     inertia: Inertia
+    rigid: RigidBonds | None
+    """Holds the distances of the system's rigid pairs; ``None`` where there are none."""
     step: int
-    seed: int
-    chain_positions: Tensor | None = None
-    """(n_chains, chain_length): ξ of Nosé–Hoover chains."""
-    chain_velocities: Tensor | None = None
-    """(n_chains, chain_length) 1/fs."""
-    heat: Tensor | None = None
-    """(n_systems,) eV: taken in from a Langevin bath since the start."""
+    streams: Streams
+    """Where the random numbers of each structure come from."""
+    of_systems: Mapping[str, Tensor] = field(default_factory=dict)
+    """(n_systems, …) by name: what the integrator keeps of each structure, such as heat or a thermostat."""
+    of_atoms: Mapping[str, Tensor] = field(default_factory=dict)
+    """(n_atoms, …) by name: what it keeps of each atom."""
 
     @property
     def positions(self) -> Tensor:
@@ -53,6 +56,10 @@ class State:
         assert self.system.velocities is not None
         return self.system.velocities
 
+    def keeping(self, **of_systems: Tensor) -> State:
+        """The state with these variables of its structures."""
+        return replace(self, of_systems={**self.of_systems, **of_systems})
+
 
 class Integrator(Protocol):
     """Advances states by one time step. A frozen dataclass: its fields describe it in checkpoints."""
@@ -62,13 +69,22 @@ class Integrator(Protocol):
     @property
     def remove_com(self) -> bool: ...
     @property
-    def target_temperature_K(self) -> float | Sequence[float] | None:
-        """Of the thermostat, one or one per structure; ``None`` without a thermostat."""
+    def target_temperature_K(self) -> Temperature | None:
+        """Of the thermostat; ``None`` without one."""
 
     def init(
-        self, system: System, potential: Potential, seed: int, *, skin_A: float = DEFAULT_SKIN_A
+        self,
+        system: System,
+        potential: Potential,
+        seed: int | Sequence[int],
+        *,
+        skin_A: float = DEFAULT_SKIN_A,
     ) -> State:
-        """The state at step 0. Velocities the system does not have are zero."""
+        """The state at step 0. Velocities the system does not have are zero.
+
+        Args:
+            seed: of the random numbers, one or one for each structure.
+        """
 
     def step(self, state: State, potential: Potential) -> State: ...
 
@@ -76,7 +92,9 @@ class Integrator(Protocol):
         """(n_systems,) eV: constant but for the error of the integration; ``None`` without an energy."""
 
 
-def first_state(system: System, potential: Potential, seed: int, *, skin_A: float, remove_com: bool) -> State:
+def first_state(
+    system: System, potential: Potential, seed: int | Sequence[int], *, skin_A: float, remove_com: bool
+) -> State:
     """A state at step 0: double precision, bonds known where needed, drift removed, forces evaluated."""
     if not skin_A >= 0.0:
         raise UserError("the skin of the neighbour list is negative", where="skin_A", mend="Use 0 or more.")
@@ -85,6 +103,9 @@ def first_state(system: System, potential: Potential, seed: int, *, skin_A: floa
     velocities = torch.zeros_like(system.positions) if system.velocities is None else system.velocities
     velocities = torch.where(inertia.inverse_mass > 0, velocities, 0.0)
     system = replace(system, velocities=without_drift(velocities, system, inertia))
+    rigid = None
+    if system.rigid is not None and len(system.rigid):
+        system, rigid = rigid_bonds(system)
     neighbors = NeighborList.build(
         system, potential.request.reach, skin=skin_A, bond_rule=potential.request.bond_rule
     )
@@ -97,8 +118,9 @@ def first_state(system: System, potential: Potential, seed: int, *, skin_A: floa
         net_force=net_force,
         neighbors=neighbors,
         inertia=inertia,
+        rigid=rigid,
         step=0,
-        seed=seed,
+        streams=streams_of(seed, system.n_systems),
     )
 
 
@@ -112,15 +134,13 @@ def accelerations(forces: Tensor, system: System, inertia: Inertia) -> tuple[Ten
     return forces * inertia.inverse_mass, net_force
 
 
-def moved(state: State, positions: Tensor, potential: Potential) -> State:
-    """The state at other positions, with the forces there. The neighbour list is never stale."""
-    system = replace(state.system, positions=positions)
-    neighbors = state.neighbors.updated(system)
-    prediction = potential(system, neighbors)
-    acceleration, net_force = accelerations(prediction.forces, system, state.inertia)
+def evaluated(state: State, potential: Potential) -> State:
+    """The state with the forces at its positions. The neighbour list is never stale."""
+    neighbors = state.neighbors.updated(state.system)
+    prediction = potential(state.system, neighbors)
+    acceleration, net_force = accelerations(prediction.forces, state.system, state.inertia)
     return replace(
         state,
-        system=system,
         neighbors=neighbors,
         prediction=prediction,
         acceleration=acceleration,
@@ -138,22 +158,3 @@ def total_energy(state: State) -> Tensor | None:
     if state.prediction.energy is None or not state.prediction.conservative:
         return None
     return kinetic_energy(state.system) + state.prediction.energy
-
-
-def thermal_energy(temperature_K: float | Sequence[float], system: System) -> Tensor:
-    """(n_systems,) kT in eV, from one temperature or one per structure."""
-    kelvin = torch.as_tensor(temperature_K, dtype=system.dtype, device=system.device)
-    if kelvin.ndim > 0 and kelvin.shape != (system.n_systems,):
-        raise UserError(
-            f"{kelvin.numel()} temperatures for {system.n_systems} structures",
-            where="temperature_K",
-            mend="Give one, or one for each structure.",
-        )
-    return units.BOLTZMANN_EV_PER_K * kelvin.expand(system.n_systems)
-
-
-def require_positive(name: str, value: float | Sequence[float]) -> None:
-    """Raise ``UserError`` unless every value is a positive finite number."""
-    values = [float(value)] if isinstance(value, int | float) else [float(v) for v in value]
-    if not all(0.0 < v < float("inf") for v in values):
-        raise UserError(f"{name} is {value}", where=name, mend="It must be a positive number.")

@@ -1,28 +1,30 @@
 """Masses and degrees of freedom, kinetic energy and temperature, Maxwell–Boltzmann velocities.
 
-=======  =====================  =======================================================
+=======  =====================  ====================================================
 symbol   in code                meaning
-=======  =====================  =======================================================
+=======  =====================  ====================================================
 c        AMU_A2_PER_FS2_IN_EV   turns amu Å²/fs² into eV
 m        system.masses          mass of an atom, amu
 1/(c m)  inertia.inverse_mass   zero for fixed atoms
 m/M      inertia.mass_share     share of an atom in its structure's mass
 N_f      inertia.degrees        degrees of freedom: 3N − 3 where the centre of mass is
-                                held, 3N where it is not, 3 N_free with fixed atoms
+                                held, 3N where it is not, 3 N_free with fixed atoms;
+                                less one for every rigid bond
 K        kinetic_energy         ½ c Σ m v²
 T        temperature            2 K / (N_f k)
-=======  =====================  =======================================================
+=======  =====================  ====================================================
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kinetograph import units
-from kinetograph.dynamics.noise import Purpose, standard_normal
+from kinetograph.dynamics.noise import Purpose, standard_normal, streams_of
 from kinetograph.errors import UserError
 from kinetograph.system import System
 
@@ -56,6 +58,11 @@ def inertia_of(system: System, *, remove_com: bool) -> Inertia:
     free = torch.ones_like(system.atomic_numbers) if system.fixed is None else (~system.fixed).long()
     n_free = torch.zeros_like(system.atoms_per_system).index_add(0, system.system_index, free)
     degrees = 3 * n_free
+    if system.rigid is not None and len(system.rigid):
+        held_pairs = system.rigid
+        if system.fixed is not None:
+            held_pairs = held_pairs[~system.fixed[held_pairs].all(dim=1)]
+        degrees = degrees - torch.bincount(system.system_index[held_pairs[:, 0]], minlength=system.n_systems)
     mass_share = None
     if remove_com:
         held = n_free == system.atoms_per_system
@@ -115,7 +122,9 @@ def temperature(system: System, inertia: Inertia) -> Tensor:
     return 2.0 * kinetic_energy(system) / (inertia.degrees * units.BOLTZMANN_EV_PER_K)
 
 
-def maxwell_boltzmann(system: System, temperature_K: Tensor, seed: int, inertia: Inertia) -> Tensor:
+def maxwell_boltzmann(
+    system: System, temperature_K: Tensor, seed: int | Sequence[int], inertia: Inertia
+) -> Tensor:
     """Velocities drawn from the Maxwell–Boltzmann distribution, (n_atoms, 3) Å/fs.
 
     Where the centre of mass is held the draw is projected: exactly the distribution among
@@ -126,5 +135,5 @@ def maxwell_boltzmann(system: System, temperature_K: Tensor, seed: int, inertia:
     """
     thermal = units.BOLTZMANN_EV_PER_K * temperature_K.to(system.positions).unsqueeze(1)
     width = (per_atom(thermal, system) * inertia.inverse_mass).sqrt()
-    noise = standard_normal(system, seed, 0, Purpose.INITIAL_VELOCITIES)
+    noise = standard_normal(system, streams_of(seed, system.n_systems), 0, Purpose.INITIAL_VELOCITIES)
     return without_drift(width * noise, system, inertia)

@@ -20,19 +20,14 @@ Symplectic and time-reversible; the error of the energy is of order Δt² and do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from kinetograph.dynamics.state import (
-    DEFAULT_SKIN_A,
-    State,
-    first_state,
-    moved,
-    moving,
-    require_positive,
-    total_energy,
-)
+from kinetograph.dynamics.motion import propagate
+from kinetograph.dynamics.settings import require_positive
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, total_energy
 from kinetograph.potential import Potential
 from kinetograph.system import System
 
@@ -53,20 +48,17 @@ class VelocityVerlet:
         return None
 
     def init(
-        self, system: System, potential: Potential, seed: int, *, skin_A: float = DEFAULT_SKIN_A
+        self,
+        system: System,
+        potential: Potential,
+        seed: int | Sequence[int],
+        *,
+        skin_A: float = DEFAULT_SKIN_A,
     ) -> State:
         return first_state(system, potential, seed, skin_A=skin_A, remove_com=self.remove_com)
 
     def step(self, state: State, potential: Potential) -> State:
-        return replace(verlet_step(state, potential, self.timestep_fs), step=state.step + 1)
+        return replace(propagate(state, potential, self.timestep_fs), step=state.step + 1)
 
     def conserved_quantity(self, state: State) -> Tensor | None:
         return total_energy(state)
-
-
-def verlet_step(state: State, potential: Potential, timestep_fs: float) -> State:
-    """One step of velocity Verlet; the step counter is left to the caller."""
-    half = 0.5 * timestep_fs
-    velocities = state.velocities.add(state.acceleration, alpha=half)
-    state = moved(state, state.positions.add(velocities, alpha=timestep_fs), potential)
-    return moving(state, velocities.add(state.acceleration, alpha=half))

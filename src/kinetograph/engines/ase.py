@@ -23,11 +23,11 @@ from kinetograph.system import System
 
 LONGEST_STEP_A = 1.0
 """An atom that moved further between two calls: not a step of dynamics or of a relaxation."""
-ENERGY_PROPERTIES = ["energy", "free_energy", "energies"]
+ENERGY_PROPERTIES = ["energy", "free_energy"]
 
 
 class KinetographCalculator(Calculator):
-    """An ASE calculator on a potential: forces, and energy, energies and stress where it gives them.
+    """An ASE calculator on a potential: forces, and energy, energies of atoms and stress where it gives them.
 
     The neighbour list is kept between calls while the atoms stay the same ones and move less than
     half the skin. Bonds are those of ``atoms.info["bonds"]``. Else they are found in the first structure
@@ -61,6 +61,8 @@ class KinetographCalculator(Calculator):
         self.implemented_properties = ["forces"]
         if potential.gives_energy:
             self.implemented_properties += ENERGY_PROPERTIES
+        if potential.gives_atomic_energies:
+            self.implemented_properties.append("energies")
         if potential.gives_stress:
             self.implemented_properties.append("stress")
         self._neighbors: NeighborList | None = None
@@ -75,11 +77,18 @@ class KinetographCalculator(Calculator):
                 "this model gives forces only: its energy is reported as NaN", UserWarning, stacklevel=3
             )
             return math.nan
-        raise PropertyNotImplementedError(
-            f"this model gives forces only, no {name.replace('_', ' ')}: its forces are no energy's gradient"
-            if name in (*ENERGY_PROPERTIES, "stress")
-            else f"Kinetograph's potentials give no {name}"
-        )
+        raise PropertyNotImplementedError(self._why_not(name))
+
+    def _why_not(self, name: str) -> str:
+        """Why there is no such property, as a sentence."""
+        if name not in (*ENERGY_PROPERTIES, "energies", "stress"):
+            return f"Kinetograph's potentials give no {name}"
+        if not self.potential.gives_energy:
+            what = name.replace("_", " ")
+            return f"this model gives forces only, no {what}: its forces are no energy's gradient"
+        if name == "energies":
+            return "this potential gives the energy of the whole structure, no energies of its atoms"
+        return "this model gives no stress: its forces are not the gradient of its energy"
 
     def calculate(
         self,

@@ -1,0 +1,64 @@
+"""``TwoForces``: an accurate force model and a cheap one, for multiple time steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from kinetograph.dynamics.settings import require_whole
+from kinetograph.neighbors import NeighborList
+from kinetograph.potential import Potential, Prediction, SumPotential
+from kinetograph.system import System
+
+
+class TwoForces(Potential):
+    """Answers with the accurate model; an integrator makes ``ratio`` steps with the cheap one in between.
+
+    The cheap forces need not be a gradient. A net force that they have on a structure without fixed
+    atoms is taken out wherever they enter: else it would pull the structure along between two kicks of
+    the accurate force. The rest of what they do wrong is put right at the ends of each step.
+
+    Args:
+        inner: the cheap model.
+        outer: the accurate one, whose ensemble is sampled.
+        ratio: inner steps in an outer one; the integrator's time step is the outer one.
+    """
+
+    def __init__(self, inner: Potential, outer: Potential, ratio: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.outer = outer
+        self.ratio = require_whole("ratio", ratio, least=1)
+        self.request = SumPotential(outer, inner).request
+        self.domain = outer.domain
+
+    @property
+    def gives_energy(self) -> bool:
+        return self.outer.gives_energy
+
+    @property
+    def gives_stress(self) -> bool:
+        return self.outer.gives_stress
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        prediction: Prediction = self.outer(system, neighbors)
+        return replace(prediction, inner_forces=self.inner_forces(system, neighbors))
+
+    def inner_forces(self, system: System, neighbors: NeighborList) -> Tensor:
+        """(n_atoms, 3) eV/Å of the cheap model."""
+        prediction: Prediction = self.inner(system, neighbors)
+        return _balanced(prediction.forces, system)
+
+
+def _balanced(forces: Tensor, system: System) -> Tensor:
+    """Forces less their mean over each structure that has no fixed atoms."""
+    if system.n_systems == 1 and system.fixed is None:
+        return forces - forces.mean(dim=0, keepdim=True)
+    counts = system.atoms_per_system
+    sums = forces.new_zeros(system.n_systems, 3).index_add(0, system.system_index, forces)
+    mean = sums / counts.unsqueeze(1)
+    if system.fixed is not None:
+        n_fixed = counts.new_zeros(system.n_systems).index_add(0, system.system_index, system.fixed.long())
+        mean = mean * (n_fixed == 0).unsqueeze(1)
+    return forces - mean[system.system_index]
