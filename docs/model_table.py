@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from kinetograph.cli.models import record_of
 from kinetograph.errors import UserError
 from kinetograph.models import ARCHITECTURES, PRESETS, build, options_of
-from kinetograph.nn.model import HEADS, PROPERTIES, Head, Preset
+from kinetograph.nn.model import HEADS, PROPERTIES, Head, Offer, Preset
 from kinetograph.potential import LearnedPotential
 from kinetograph.testing import measure_symmetries, randomize
 
@@ -43,6 +44,12 @@ and the published figures of one. This page is written by `python docs/model_tab
 *Native*: the paper has it. *Extended*: ours, with what is switched on for it. Choose with
 `model.forces: direct`, `conservative` or `both`. A model with an energy gives a stress for periodic
 structures.
+
+"""
+
+SIZES = """## Presets
+
+Parameters for hydrogen, carbon and oxygen. ● marks the forces that a preset has unless told otherwise.
 
 """
 
@@ -80,16 +87,17 @@ def offers() -> str:
 
 
 def presets() -> str:
-    """The table of presets with their sizes."""
-    lines = ["| preset | parameters | forces | |", "|---|---|---|---|"]
+    """The table of presets with their sizes and heads."""
+    lines = ["| preset | parameters | direct | conservative | |", "|---|---|---|---|---|"]
     for name, preset in PRESETS.items():
-        model = build(
-            preset.architecture,
-            ELEMENTS,
-            {**preset.hyperparameters, "forces": preset.forces, "cutoff": 5.0},
-        )
-        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        lines.append(f"| `{name}` | {count:,} | {preset.forces} | {preset.about} |")
+        record = record_of(name)
+        cells = []
+        for head in HEADS:
+            offer = Offer(**record["offers"][head])
+            # Why an architecture lacks a head stands in the table above.
+            why = "" if offer == ARCHITECTURES[preset.architecture].OFFERS[head] else f": {offer.note}"
+            cells.append("● " * (preset.forces in (head, "both")) + offer.offering + why)
+        lines.append(f"| `{name}` | {record['n_parameters']:,} | {' | '.join(cells)} | {preset.about} |")
     return "\n".join(lines)
 
 
@@ -135,8 +143,7 @@ def on_random_weights(potential: LearnedPotential) -> dict[str, float]:
 
 def page() -> str:
     """The whole page."""
-    sizes = f"## Presets\n\nParameters for hydrogen, carbon and oxygen.\n\n{presets()}"
-    return f"{INTRODUCTION}{offers()}\n\n{sizes}\n{EXACT}{exact(on_random_weights)}\n"
+    return f"{INTRODUCTION}{offers()}\n\n{SIZES}{presets()}\n{EXACT}{exact(on_random_weights)}\n"
 
 
 if __name__ == "__main__":

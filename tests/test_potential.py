@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import ase
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones as AseLennardJones
 
+from kinetograph.dynamics import VelocityVerlet, simulate
 from kinetograph.graph import build_graph, neighbors_for
 from kinetograph.models.classical import Harmonic, LennardJones
+from kinetograph.models.electrostatics import FixedCharges
 from kinetograph.models.gemnet import GemNet
 from kinetograph.models.painn import PaiNN
 from kinetograph.nn.model import HEADS
 from kinetograph.potential import EnergyPotential, LearnedPotential, SumPotential
 from kinetograph.system import System, batch
+from kinetograph.trajectory import Trajectory
 
 TINY = {
     "width": 8,
@@ -178,3 +182,64 @@ def test_bond_types_of_a_wider_rule_count_for_none_in_a_part_with_a_narrower_one
     alone = [part(ethane, neighbors_for(ethane, part.request)).forces for part in (narrow, wide)]
     together = both(ethane, neighbors_for(ethane, both.request)).forces
     torch.testing.assert_close(together, alone[0] + alone[1])
+
+
+def large_argon(dtype: torch.dtype, rattle_A: float = 0.1) -> System:
+    """1000 atoms."""
+    atoms = bulk("Ar", "sc", 3.7) * (10, 10, 10)
+    atoms.rattle(rattle_A, seed=1)
+    return System.from_ase(atoms, dtype=dtype)
+
+
+def heavy(element_energy_eV: float) -> LearnedPotential:
+    """A network in single precision whose element has that energy."""
+    torch.manual_seed(0)
+    potential = LearnedPotential(PaiNN([18], cutoff=4.5, forces="conservative", width=8, n_layers=1)).eval()
+    potential.reference_energies[18] = element_energy_eV
+    return potential
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_differences_of_large_total_energies_are_right_in_single_precision(dtype: torch.dtype) -> None:
+    potential, exact = heavy(-1e4), heavy(0.0).double()
+    first, second = large_argon(dtype, 0.1), large_argon(dtype, 0.3)
+    difference = energy(potential, second) - energy(potential, first)
+    expected = energy(exact, second.to(dtype=torch.float64)) - energy(exact, first.to(dtype=torch.float64))
+    assert abs(expected) > 0.01
+    # Single precision rounds -1e7 eV to whole electronvolts. The network's own rounding is 1e-7 eV an atom.
+    assert difference == pytest.approx(expected, abs=1e-3)
+
+
+def test_energies_are_in_double_precision_in_every_potential_and_forces_in_the_type_of_the_system() -> None:
+    system = System.from_ase(triclinic(), dtype=torch.float32)
+    network, charges = heavy(-1e4), FixedCharges(charges={"Ar": 0.0})
+    for potential in (network, lennard_jones(), charges, SumPotential(network, charges)):
+        prediction = potential(system, neighbors_for(system, potential.request))
+        assert prediction.energy is not None
+        assert prediction.energy.dtype == torch.float64
+        assert prediction.atomic_energies is None or prediction.atomic_energies.dtype == torch.float64
+        assert prediction.forces.dtype == torch.float32
+        assert prediction.stress is not None
+        assert prediction.stress.dtype == torch.float32
+
+
+def test_a_large_energy_of_the_elements_leaves_no_steps_in_the_energy_of_a_run(tmp_path: Path) -> None:
+    runs = {}
+    for element_energy in (0.0, -1e4):
+        path = tmp_path / f"{element_energy:g}.h5"
+        simulate(
+            heavy(element_energy),
+            large_argon(torch.float32),
+            VelocityVerlet(2.0),
+            n_steps=20,
+            every=1,
+            initial_temperature_K=60.0,
+            path=path,
+            status=False,
+        )
+        with Trajectory.open(path) as run:
+            runs[element_energy] = run.positions(), run.observables["potential_energy_eV"]
+    np.testing.assert_array_equal(runs[0.0][0], runs[-1e4][0])
+    assert np.abs(np.diff(runs[0.0][1])).max() > 1e-3  # the energy moves
+    # Double precision holds -1e7 eV to 2e-9, and 1000 additions may round a few times that.
+    np.testing.assert_allclose(runs[-1e4][1] + 1e7, runs[0.0][1], rtol=0, atol=1e-6)

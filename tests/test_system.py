@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import ase
 import numpy as np
@@ -15,7 +15,7 @@ from kinetograph import units
 from kinetograph.errors import UserError
 from kinetograph.graph import GraphRequest, build_graph
 from kinetograph.neighbors import NeighborList
-from kinetograph.system import System, batch
+from kinetograph.system import System, batch, subset
 
 
 def test_ase_round_trip_keeps_everything(rng: np.random.Generator) -> None:
@@ -101,6 +101,29 @@ def test_systems_with_and_without_velocities_are_not_batched() -> None:
     with pytest.raises(ValueError, match="1 of 2 systems have velocities"):
         batch([still, moving])
     assert batch([moving, moving]).velocities is not None
+
+
+def test_a_subset_is_the_batch_that_was_made_without_the_others(rng: np.random.Generator) -> None:
+    parts = []
+    for n_images in (1, 3, 2, 1):
+        water = molecule("H2O", cell=[8.0, 8.0, 8.0]) * (n_images, 1, 1)
+        water.info.update(bonds=[[3 * i, 3 * i + 1] for i in range(n_images)], charge=n_images, spin=1)
+        water.set_momenta(rng.normal(size=(len(water), 3)))
+        water.set_constraint(FixAtoms(indices=[len(water) - 1]))
+        part = System.from_ase(water)
+        pairs = torch.tensor([[3 * i + 1, 3 * i + 2] for i in range(n_images)])
+        parts.append(replace(part, rigid=pairs, rigid_lengths=torch.as_tensor(rng.random(n_images))))
+    whole = batch(parts)
+    for keep in ([0], [1, 3], [0, 2, 3], [0, 1, 2, 3]):
+        expected = batch([parts[index] for index in keep])
+        for chosen in (subset(whole, keep), subset(whole, torch.tensor(keep))):
+            for field in fields(System):
+                assert torch.equal(getattr(chosen, field.name), getattr(expected, field.name)), field.name
+    assert subset(System.from_ase(molecule("H2O")), [0]).bonds is None
+    assert subset(whole, []).n_atoms == 0
+    for wrong in ([1, 0], [0, 0], [4], [-1]):
+        with pytest.raises(ValueError, match="not ascending numbers of 4 structures"):
+            subset(whole, wrong)
 
 
 def test_rotation_keeps_scaled_positions(rng: np.random.Generator) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from kinetograph.analysis.energies import EnergyErrors, energy_errors
 from kinetograph.analysis.forces import ForceErrors, force_errors
+from kinetograph.analysis.stresses import StressErrors, stress_errors
 from kinetograph.data.dataset import ForceDataset, collate
 from kinetograph.data.frames import LabelledFrames
 from kinetograph.potential import Potential
@@ -28,10 +29,16 @@ class Errors:
     forces: ForceErrors
     energies: EnergyErrors | None = None
     """``None`` where the potential gives none or the frames have none."""
+    stresses: StressErrors | None = None
+    """``None`` likewise."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and lists."""
-        return {**self.forces.to_json(), **(self.energies.to_json() if self.energies else {})}
+        numbers = self.forces.to_json()
+        for errors in (self.energies, self.stresses):
+            if errors is not None:
+                numbers |= errors.to_json()
+        return numbers
 
 
 def evaluate(
@@ -77,26 +84,28 @@ def errors_on(
         forces.append(prediction.forces.cpu().numpy())
         if prediction.energy is not None:
             energies.append(prediction.energy.cpu().numpy())
-        nothing = torch.full_like(batch.stresses, torch.nan)
-        stresses.append((nothing if prediction.stress is None else prediction.stress).cpu().numpy())
+        stress = prediction.stress
+        if stress is None:
+            stress = torch.full_like(batch.stresses, torch.nan)
+        stresses.append(stress.cpu().numpy())
         done = end
         if progress is not None:
             progress(done, len(dataset))
     potential.train(was_training)
     samples = dataset.samples
+    numbers = [sample.system.atomic_numbers.numpy() for sample in samples]
     return Errors(
         forces=force_errors(
             np.concatenate([sample.forces.numpy() for sample in samples]),
             np.concatenate(forces),
-            np.concatenate([sample.system.atomic_numbers.numpy() for sample in samples]),
+            np.concatenate(numbers),
         ),
         energies=energy_errors(
-            np.concatenate([sample.energies.numpy() for sample in samples]),
-            np.concatenate(energies),
-            np.array([sample.system.n_atoms for sample in samples]),
-            reference_stress=np.concatenate([sample.stresses.numpy() for sample in samples]),
-            predicted_stress=np.concatenate(stresses),
+            np.concatenate([sample.energies.numpy() for sample in samples]), np.concatenate(energies), numbers
         )
         if energies
         else None,
+        stresses=stress_errors(
+            np.concatenate([sample.stresses.numpy() for sample in samples]), np.concatenate(stresses)
+        ),
     )

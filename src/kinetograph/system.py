@@ -70,6 +70,8 @@ class System:
     @property
     def atoms_per_system(self) -> Tensor:
         """(n_systems,) int64."""
+        if self.n_systems == 1:
+            return torch.full((1,), self.n_atoms, device=self.device)
         return torch.bincount(self.system_index, minlength=self.n_systems)
 
     @property
@@ -313,6 +315,51 @@ def batch(systems: Sequence[System]) -> System:
         bonds=bonds,
         rigid=torch.cat([pairs for pairs, _ in rigid]) if rigid else None,
         rigid_lengths=torch.cat([lengths for _, lengths in rigid if lengths is not None]) if rigid else None,
+    )
+
+
+def subset(system: System, keep: Sequence[int] | Tensor) -> System:
+    """Some structures of a batch, their atoms, bonds and rigid pairs numbered anew.
+
+    Args:
+        keep: (n_keep,) which structures, ascending.
+
+    Raises:
+        ValueError: the numbers do not ascend, or there is no such structure.
+    """
+    systems = torch.as_tensor(keep, dtype=torch.int64, device=system.device)
+    if len(systems) and (
+        int(systems[0]) < 0 or int(systems[-1]) >= system.n_systems or bool((systems.diff() <= 0).any())
+    ):
+        raise ValueError(f"{systems.tolist()} are not ascending numbers of {system.n_systems} structures")
+    chosen = torch.zeros(system.n_systems, dtype=torch.bool, device=system.device)
+    chosen[systems] = True
+    atoms = chosen[system.system_index]
+    new_atom, new_system = atoms.cumsum(dim=0) - 1, chosen.cumsum(dim=0) - 1
+
+    def of_pairs(pairs: Tensor | None) -> Tensor | None:
+        return None if pairs is None else new_atom[pairs[atoms[pairs[:, 0]]]]
+
+    def of(where: Tensor, values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[where]
+
+    lengths = system.rigid_lengths
+    if system.rigid is not None and lengths is not None:
+        lengths = lengths[atoms[system.rigid[:, 0]]]
+    return System(
+        positions=system.positions[atoms],
+        atomic_numbers=system.atomic_numbers[atoms],
+        masses=system.masses[atoms],
+        cell=system.cell[chosen],
+        pbc=system.pbc[chosen],
+        system_index=new_system[system.system_index[atoms]],
+        velocities=of(atoms, system.velocities),
+        fixed=of(atoms, system.fixed),
+        charge=of(chosen, system.charge),
+        spin=of(chosen, system.spin),
+        bonds=of_pairs(system.bonds),
+        rigid=of_pairs(system.rigid),
+        rigid_lengths=lengths,
     )
 
 

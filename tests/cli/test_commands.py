@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
+import torch
 import yaml
 from ase import Atoms
 from ase.build import bulk
@@ -121,6 +123,30 @@ def test_train_info_evaluate_md_analyze_report(
     assert "<html" in page
 
 
+def test_evaluate_shows_energies_and_stresses_where_model_and_frames_have_them(
+    run: Run, argon_config: dict[str, Any], argon_data: Path, tmp_path: Path
+) -> None:
+    model = {"preset": "painn-small", "forces": "conservative", "cutoff_A": 6.0, "width": 8, "n_layers": 1}
+    config = {**argon_config, "model": model, "training": {**argon_config["training"], "max_steps": 1}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    code, _, err = run("train", "c.yaml", "--out", "run")
+    assert code == 0, err
+    frames = ase.io.read(argon_data / "test.extxyz", ":")
+    for atoms in frames:
+        atoms.calc.results["stress"] = np.full(6, 1e-3)
+    ase.io.write(tmp_path / "test.extxyz", frames)
+    code, out, err = run("evaluate", "run/best.kg", "test.extxyz")
+    assert code == 0, err
+    for row in ("energy MAE", "energy RMSE", "energies compared", "stress MAE", "stress RMSE"):
+        assert row in out
+    numbers = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert numbers["n_energies"] == numbers["n_stresses"] == len(frames)
+    assert len(numbers["energy_parity_sample"]["frame"]) == len(frames)
+    page = (tmp_path / "run" / "evaluation.html").read_text(encoding="utf-8")
+    assert 'id="energies"' in page
+    assert 'id="stresses"' in page
+
+
 def test_resumed_md_equals_an_uninterrupted_one(run: Run, argon_model: Path, tmp_path: Path) -> None:
     start = argon_start(tmp_path / "start.extxyz")
     words = ("md", argon_model, start, "--ensemble", "langevin", "--temperature-K", "60", "--every", "5")
@@ -147,10 +173,40 @@ def test_md_warns_outside_the_training_data(run: Run, argon_model: Path, tmp_pat
     assert "shortest in training" in err
 
 
-def test_models_and_template(run: Run, tmp_path: Path) -> None:
+def test_models_lists_what_each_preset_can_do(run: Run) -> None:
     code, out, _ = run("models", "--json", "-")
     assert code == 0
-    assert {r["preset"] for r in json.loads(out)} >= {"gamd", "gamd-code", "gamd-covariant"}
+    records = {r["preset"]: r for r in json.loads(out)}
+    assert {"gamd", "gamd-code", "gamd-covariant"} <= set(records)
+    assert records["forcenet-large"]["n_parameters"] == 34_810_408
+    assert records["dimenet++-oc20-large"]["n_parameters"] == 10_716_806
+
+    offered = {
+        (preset, head): offer["offering"] != "not offered"
+        for preset, record in records.items()
+        for head, offer in record["offers"].items()
+    }
+    assert offered["gnnff", "conservative"]
+    for preset in ("gnnff-code", "gnnff-pyg"):  # their batch normalisation refuses an energy
+        assert offered[preset, "direct"]
+        assert not offered[preset, "conservative"]
+        assert "batch normalisation" in records[preset]["offers"]["conservative"]["note"]
+    listing = run("models")[1]
+    assert re.search(r"^gnnff-code .*● native +–", listing, re.M)
+    assert re.search(r"^gnnff .*● native +extended", listing, re.M)
+    detail = run("models", "gnnff-code")[1]
+    assert re.search(r"conservative forces +not offered: .*batch normalisation", detail)
+
+
+def test_models_leaves_weights_unfilled_and_later_ones_as_they_were(run: Run) -> None:
+    state = torch.get_rng_state()
+    assert run("models", "forcenet-large")[0] == 0
+    torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
+    assert (torch.nn.Linear(3, 3).weight != torch.nn.Linear(3, 3).weight).all()
+    assert not torch.nn.init.zeros_(torch.ones(2)).any()
+
+
+def test_template(run: Run, tmp_path: Path) -> None:
     assert run("template", "t.yaml")[0] == 0
     assert "max_steps" in (tmp_path / "t.yaml").read_text()
     refused(run("template", "t.yaml"), "exists already")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import ase
 import numpy as np
@@ -18,7 +19,7 @@ from kinetograph.engines.ase import KinetographCalculator
 from kinetograph.errors import UserError
 from kinetograph.models.classical import Harmonic, LennardJones
 from kinetograph.neighbors import NeighborList
-from kinetograph.potential import Potential, Prediction
+from kinetograph.potential import Potential, Prediction, SumPotential
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 
@@ -109,6 +110,57 @@ def test_what_a_potential_does_not_give_is_said() -> None:
         atoms.get_stress()
     with pytest.raises(PropertyNotImplementedError, match="no dipole"):
         atoms.get_dipole_moment()
+
+
+class WholeEnergy(Potential):
+    """Lennard-Jones, whose energy is known of whole structures only, as that of D3."""
+
+    gives_energy = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = lennard_jones()
+        self.request = self.inner.request
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        return replace(self.inner(system, neighbors), atomic_energies=None)
+
+
+class EnergyBeside(ForcesOnly):
+    """Forces and an energy that they are no gradient of."""
+
+    gives_energy = True
+    gives_atomic_energies = True
+    gives_stress = False
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        return replace(self.inner(system, neighbors), stress=None, conservative=False)
+
+
+ALL = {"energy", "free_energy", "energies", "forces", "stress"}
+
+
+@pytest.mark.parametrize(
+    ("potential", "given", "says"),
+    [
+        (lennard_jones(), ALL, ""),
+        (WholeEnergy(), ALL - {"energies"}, "no energies of its atoms"),
+        (SumPotential(lennard_jones(), WholeEnergy()), ALL - {"energies"}, "no energies of its atoms"),
+        (SumPotential(lennard_jones(), lennard_jones()), ALL, ""),
+        (SumPotential(lennard_jones(), ForcesOnly()), {"forces"}, "gives forces only, no "),
+        (EnergyBeside(), ALL - {"stress"}, "not the gradient of its energy"),
+    ],
+    ids=["lennard-jones", "whole energy", "sum with it", "sum", "sum without energy", "energy beside forces"],
+)
+def test_what_is_listed_is_what_is_given(potential: Potential, given: set[str], says: str) -> None:
+    atoms = argon()
+    atoms.calc = KinetographCalculator(potential, missing_energy="error")
+    assert set(atoms.calc.implemented_properties) == given
+    atoms.get_forces()
+    assert set(atoms.calc.results) == given
+    for name in ALL - given:
+        with pytest.raises(PropertyNotImplementedError, match=says):
+            atoms.calc.get_property(name, atoms)
 
 
 def test_bonds_stay_while_the_atoms_move_and_are_found_anew_in_another_structure() -> None:

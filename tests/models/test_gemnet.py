@@ -18,9 +18,11 @@ from scipy.special import lpmv, spherical_jn
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, build_graph, neighbors_for
-from kinetograph.models.gemnet import COLLINEAR, PLANAR, PRESETS, GemNet, faded, folded
+from kinetograph.models import build
+from kinetograph.models.gemnet import PRESETS, GemNet
 from kinetograph.nn.efficient import ScaleFactor, joined
 from kinetograph.nn.model import HEADS, Forces
+from kinetograph.nn.quadruplets import COLLINEAR, PLANAR, faded, folded
 from kinetograph.potential import LearnedPotential
 from kinetograph.system import System
 
@@ -622,16 +624,16 @@ def test_scale_factors_stay_one_where_there_is_nothing_to_fit_them_to() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_spherical": 0}, "0 degrees of spherical harmonics"),
+        ({"n_spherical": 0}, "n_spherical is 0"),
         ({"n_spherical": 11}, "11 degrees of spherical harmonics"),
-        ({"n_layers": -1}, "-1 interaction blocks"),
-        ({"envelope_power": 0}, "zero everywhere"),
+        ({"n_layers": -1}, "n_layers is -1"),
+        ({"envelope_power": 0}, "envelope_power is 0"),
         ({"link_cutoff": 0.0}, "link cutoff of 0"),
     ],
 )
 def test_bad_hyperparameters_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        GemNet([1], **{**SMALL, **arguments})
+        build("gemnet", [1], {**SMALL, **arguments})
 
 
 def test_an_element_outside_the_published_table_is_named() -> None:

@@ -159,16 +159,9 @@ SLIPS = (
     Slip(
         "GNNFF: k = i left out where the paper has it, and taken where the program leaves it out",
         "models/gnnff.py",
-        "if self.way_back:",
-        "if not self.way_back:",
+        'triplets="walk" if way_back else "path"',
+        'triplets="path" if way_back else "walk"',
         (gnnff("paper-molecule"), gnnff("old nodes, no way back-molecule")),
-    ),
-    Slip(
-        "GNNFF: every image of i counts as i",
-        "models/gnnff.py",
-        "is_i = (graph.neighbor[second] == graph.center[first]) & (to_k.square().sum(1) < COINCIDENT_A**2)",
-        "is_i = graph.neighbor[second] == graph.center[first]",
-        (gnnff("old nodes, no way back-crystal"),),
     ),
     Slip(
         "GNNFF: h_i and h_j exchanged in a triplet",
@@ -286,17 +279,17 @@ SLIPS = (
     Slip(
         "DimeNet: the angle at j in the form that has it at i",
         "models/dimenet.py",
-        "cosines = (to_j * to_k).sum(dim=1) / norms",
-        "cosines = (to_j * (to_k - to_j)).sum(dim=1) / norms",
+        "cosines: Tensor = (to_j * to_k).sum(dim=1) / norms",
+        "cosines: Tensor = (to_j * (to_k - to_j)).sum(dim=1) / norms",
         (dimenet("False-original"),),
     ),
     Slip(
         "DimeNet: h_i and h_j exchanged in the embedding block",
         "nn/directional.py",
-        "self.from_center(nodes).index_select(0, graph.center),\n"
-        "            self.from_neighbor(nodes).index_select(0, graph.neighbor),",
-        "self.from_center(nodes).index_select(0, graph.neighbor),\n"
-        "            self.from_neighbor(nodes).index_select(0, graph.center),",
+        "self.from_center(nodes).index_select(0, graph.center)\n"
+        "        neighbor = self.from_neighbor(nodes).index_select(0, graph.neighbor)",
+        "self.from_center(nodes).index_select(0, graph.neighbor)\n"
+        "        neighbor = self.from_neighbor(nodes).index_select(0, graph.center)",
         (dimenet("False-default"), dimenet_pp("False-default")),
     ),
     Slip(
@@ -314,11 +307,11 @@ SLIPS = (
         (dimenet("False-paper"), dimenet_pp("False-default"), gemnet("T-molecule")),
     ),
     Slip(
-        "DimeNet++: the supplement of the angle",
-        "models/dimenet_pp.py",
-        "cosines = (units[graph.triplets.first] * units[graph.triplets.second]).sum(dim=1)",
-        "cosines = -(units[graph.triplets.first] * units[graph.triplets.second]).sum(dim=1)",
-        (dimenet_pp("False-default"), dimenet_pp("False-paper")),
+        "DimeNet and DimeNet++: the supplement of the angle",
+        "nn/directional.py",
+        "return (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)",
+        "return -(units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)",
+        (dimenet("False-default"), dimenet_pp("False-default"), dimenet_pp("False-paper")),
     ),
     Slip(
         "DimeNet++: the spherical basis at d_ji instead of d_kj",
@@ -351,9 +344,9 @@ SLIPS = (
     ),
     Slip(
         "GemNet-Q: the supplement of the angle abd",
-        "models/gemnet.py",
-        "zonal_harmonics(-along[:, 0], self.n_spherical)",
-        "zonal_harmonics(along[:, 0], self.n_spherical)",
+        "nn/quadruplets.py",
+        "cosine=-along[:, 0]",
+        "cosine=along[:, 0]",
         (gemnet("Q-molecule"),),
     ),
     Slip(
@@ -456,7 +449,7 @@ SLIPS = (
         "triplets.py",
         "keep = ~(home & (neighbor[second] == center[first]))",
         "keep = neighbor[second] != center[first]",
-        (dimenet_pp("True-default"),),
+        (dimenet_pp("True-default"), gnnff("old nodes, no way back-crystal")),
     ),
     Slip(
         "triplets: every image of j counts as j",
@@ -511,8 +504,8 @@ SLIPS = (
     Slip(
         "energies without the force scale",
         "potential.py",
-        "energies = energies.to(system.dtype) * self.force_scale",
-        "energies = energies.to(system.dtype)",
+        "energies = energies.double() * self.force_scale",
+        "energies = energies.double()",
         ("models/test_gnnff.py::test_energies_equal_a_plain_transcription[molecule]",),
     ),
     Slip(
@@ -532,7 +525,7 @@ SLIPS = (
     Slip(
         "energies without those of the elements",
         "potential.py",
-        "return energies + self.reference_energies[system.atomic_numbers].to(system.dtype)",
+        "return energies + self.reference_energies[system.atomic_numbers]",
         "return energies",
         ("test_potential.py::test_a_learned_potential_answers_in_units_whichever_head_is_asked[True]",),
     ),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kinetograph.analysis import energy_errors
 from kinetograph.report import read_run, write_evaluation_page, write_report
 
 pytestmark = [pytest.mark.browser]
@@ -184,6 +185,27 @@ def test_the_dark_theme_repaints_every_plot(
         assert_sound(browser, 2)
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_energies_are_drawn_beside_the_diagonal(
+    browser: webdriver.Chrome, run_folders: tuple[Path, Path], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    numbers = [[8, 1, 1] * n for n in rng.integers(20, 40, size=80)]
+    reference = np.array([-690.0 * len(of) for of in numbers]) + rng.normal(size=80)
+    energies = energy_errors(reference, reference + 0.3 * rng.normal(size=80), numbers)
+    assert energies is not None
+    forces = json.loads((run_folders[0] / "evaluation.json").read_text())
+    opened(browser, write_evaluation_page(tmp_path / "evaluation.html", {**forces, **energies.to_json()}))
+    assert_sound(browser, 3)
+    # every structure lies inside the axes, and they are no wider than it takes
+    ranges, values = browser.execute_script(
+        "const p = document.getElementById('plot-2'), l = p._fullLayout;"
+        "return [[...l.xaxis.range, ...l.yaxis.range], [...p.data[0].x, ...p.data[0].y]]"
+    )
+    assert len(values) == 160
+    assert min(ranges) < min(values)
+    assert max(values) < max(ranges)
+    assert max(ranges) - min(ranges) < 1.1 * (max(values) - min(values))
 
 
 def test_without_webgl_a_sentence_stands_in_for_the_view(

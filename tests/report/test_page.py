@@ -7,9 +7,12 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from kinetograph.analysis import energy_errors, stress_errors
 from kinetograph.errors import UserError
 from kinetograph.report import read_run, write_evaluation_page, write_report
 from kinetograph.report.html import embedded_json
@@ -112,3 +115,29 @@ def test_the_evaluation_page_has_the_table_and_what_was_evaluated(
     own = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
     for expected in ("runs/best.kg", "&lt;test&gt;.extxyz", "0123abcd" * 8, "data sha256"):
         assert expected in own
+
+
+def test_energies_and_stresses_have_sections_where_they_were_compared(
+    run_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    forces = json.loads((run_folders[0] / "evaluation.json").read_text())
+    energies = energy_errors([-3.0, -3.2], [-3.01, -3.18], [[18] * 4] * 2)
+    stresses = stress_errors(np.zeros((2, 3, 3)), np.full((2, 3, 3), 2e-3))
+    assert energies is not None
+    assert stresses is not None
+    both = {**forces, **energies.to_json(), **stresses.to_json()}
+
+    def sections(evaluation: dict[str, Any]) -> tuple[set[str], str]:
+        html = write_evaluation_page(tmp_path / "e.html", evaluation, overwrite=True).read_text()
+        own = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+        return set(re.findall('<section id="(.*?)">', own)), own
+
+    assert sections(forces)[0] == {"forces"}
+    assert sections({**forces, **stresses.to_json()})[0] == {"forces", "stresses"}
+    found, own = sections(both)
+    assert found == {"forces", "energies", "stresses"}
+    # 10 and 20 meV over four atoms: mean 3.75, root mean square 3.95; stresses 2 meV/Å³ both
+    for expected in ("3.75", "3.95", "meV/atom", "2.00", "meV/Å³", "Predicted against reference energies"):
+        assert expected in own
+    page = write_report(tmp_path / "r.html", [replace(read_run(f), evaluation=both) for f in run_folders])
+    assert 'id="energies"' in page.read_text()

@@ -238,10 +238,9 @@ def test_stresses_are_learned_beside_structures_that_have_none(
         progress=False,
     )
     errors = evaluate(model_file.load(result.model), read_frames(data["valid"]))
-    assert errors.energies is not None
-    assert errors.energies.stress_mae is not None
-    assert np.isfinite(errors.energies.stress_mae)
-    assert errors.energies.n_stresses == 3
+    assert errors.stresses is not None
+    assert np.isfinite(errors.stresses.mae)
+    assert errors.stresses.n_frames == 3
     alone = painn(config, "conservative", max_steps=40, validate_every=20, stress_weight=0.0, batch_size=9)
     other = train(alone, tmp_path / "other", progress=False)
     assert other.valid_force_mae_eV_per_A != result.valid_force_mae_eV_per_A  # the weight counts
@@ -277,6 +276,22 @@ def test_energies_of_elements_follow_the_frames_that_a_model_is_trained_on_with(
         model_file.load_model(first.model).reference_energies
     )
     assert float(change[18]) == pytest.approx(-1e5, abs=0.1)
+
+
+def test_an_element_that_no_frame_with_an_energy_holds_is_named(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    frames = ase.io.read(mixed_frames(tmp_path / "a.extxyz"), ":")
+    krypton = ase.Atoms("ArKr", [[0, 0, 0], [0, 0, 3.9]])
+    krypton.calc = SinglePointCalculator(krypton, forces=[[0, 0, 0.01], [0, 0, -0.01]])
+    ase.io.write(tmp_path / "t.extxyz", [*frames, krypton])
+    data = {"train": str(tmp_path / "t.extxyz"), "valid": str(mixed_frames(tmp_path / "va.extxyz"))}
+    config = painn({**argon_config, "data": data}, "conservative", max_steps=1)
+    with pytest.warns(UserWarning, match=r"t\.extxyz that has an energy holds Kr: "):
+        result = train(config, tmp_path / "run", progress=False)
+    energies = model_file.load_model(result.model).reference_energies
+    assert float(energies[36]) == 0.0
+    assert float(energies[18]) != 0.0
 
 
 def test_a_model_that_learned_beside_other_potentials_is_not_trained_on_without_them(

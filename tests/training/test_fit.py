@@ -20,6 +20,9 @@ from safetensors.torch import load_file
 from kinetograph import model_file
 from kinetograph.config import check_config
 from kinetograph.errors import RunFailed, UserError
+from kinetograph.nn.batch_norm import BatchNorm
+from kinetograph.potential import LearnedPotential
+from kinetograph.training import module
 from kinetograph.training.augmentation import random_rotations
 from kinetograph.training.callbacks import RunFolder
 from kinetograph.training.fit import train
@@ -61,11 +64,13 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("preset", ["gamd-covariant", "gamd-code"])  # the code form has dropout and rotations
+# The code form has dropout and rotations, GNS has batch norms.
+@pytest.mark.parametrize("preset", ["gamd-covariant", "gamd-code", "gns"])
 def test_resumed_training_equals_uninterrupted_training_to_the_bit(
     argon_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
 ) -> None:
-    config = changed(argon_config, model={"preset": preset})
+    sizes = {"width": 16, "n_layers": 1} if preset == "gns" else {}
+    config = changed(argon_config, model={"preset": preset, **sizes})
     train(config, tmp_path / "whole", progress=False)
 
     write = RunFolder._write_checkpoint
@@ -313,3 +318,31 @@ def test_seeding_a_step_leaves_nothing_behind(argon_config: dict[str, Any], tmp_
     before = len(torch.cuda._queued_calls)  # private, and the only sign of it
     train(changed(argon_config), tmp_path / "run", progress=False)
     assert len(torch.cuda._queued_calls) - before < 10
+
+
+def test_batch_norm_statistics_are_those_of_the_weights_that_are_kept(
+    argon_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made from nothing by the last batches, not carried along from weights that are gone."""
+    seen: list[torch.Tensor] = []
+    estimate = module.estimate_statistics
+
+    def listen(kept: LearnedPotential, batches: Any) -> None:
+        seen.clear()
+        norm = next(part for part in kept.modules() if isinstance(part, BatchNorm))
+        hook = norm.register_forward_pre_hook(lambda part, inputs: seen.append(inputs[0].clone()))
+        estimate(kept, batches)
+        hook.remove()
+
+    monkeypatch.setattr(module, "estimate_statistics", listen)
+    config = changed(argon_config, model={"preset": "gns", "width": 16, "n_layers": 1})
+    train(config, tmp_path / "run", progress=False)
+    saved = model_file.load_model(tmp_path / "run" / "best.kg")
+    norm = next(part for part in saved.modules() if isinstance(part, BatchNorm))
+    assert len(seen) == config.training.max_steps  # fewer than the forty that would be taken
+    mean = torch.stack([rows.mean(dim=0) for rows in seen]).mean(dim=0)
+    variance = torch.stack([rows.var(dim=0) for rows in seen]).mean(dim=0)
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
+    assert norm.momentum == torch.nn.BatchNorm1d(1).momentum
+    assert not norm.training

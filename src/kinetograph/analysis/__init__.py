@@ -1,6 +1,7 @@
 """What is measured on forces and trajectories; nothing here knows what made them."""
 
 from kinetograph.analysis.analyze import Analysis, RunSet, analyze
+from kinetograph.analysis.energies import EnergyErrors, energy_errors
 from kinetograph.analysis.energy import (
     ForceMagnitudes,
     TemperatureStatistics,
@@ -15,17 +16,14 @@ from kinetograph.analysis.energy import (
     temperature_trace,
 )
 from kinetograph.analysis.forces import ForceErrors, force_errors
+from kinetograph.analysis.pair_counting import radial_distributions
+from kinetograph.analysis.rdf import FirstPeak, RadialDistribution, RdfComparison, compare_rdf
 from kinetograph.analysis.statistics import SeriesStatistics, series_statistics, statistical_inefficiency
-from kinetograph.analysis.structure import (
-    FirstPeak,
-    RadialDistribution,
-    RdfComparison,
-    compare_rdf,
-    radial_distributions,
-)
+from kinetograph.analysis.stresses import StressErrors, stress_errors
 
 __all__ = [
     "Analysis",
+    "EnergyErrors",
     "FirstPeak",
     "ForceErrors",
     "ForceMagnitudes",
@@ -33,6 +31,7 @@ __all__ = [
     "RdfComparison",
     "RunSet",
     "SeriesStatistics",
+    "StressErrors",
     "TemperatureStatistics",
     "Trace",
     "TraceComparison",
@@ -40,6 +39,7 @@ __all__ = [
     "compare_rdf",
     "compare_traces",
     "degrees_of_freedom",
+    "energy_errors",
     "force_errors",
     "force_magnitudes",
     "kinetic_energy_trace",
@@ -47,6 +47,7 @@ __all__ = [
     "series_statistics",
     "starts_cold",
     "statistical_inefficiency",
+    "stress_errors",
     "temperature_statistics",
     "temperature_trace",
 ]

@@ -23,16 +23,9 @@ from kinetograph.analysis.energy import (
     temperature_statistics,
     temperature_trace,
 )
-from kinetograph.analysis.structure import (
-    BIN_WIDTH_A,
-    RadialDistribution,
-    RdfComparison,
-    compare_rdf,
-    frames_after,
-    radial_distributions,
-    require_length,
-    require_same_atoms,
-)
+from kinetograph.analysis.frames import frames_after, require_same_atoms
+from kinetograph.analysis.pair_counting import BIN_WIDTH_A, radial_distributions, require_length
+from kinetograph.analysis.rdf import RadialDistribution, RdfComparison, compare_rdf
 from kinetograph.errors import UserError
 from kinetograph.trajectory import Trajectory
 

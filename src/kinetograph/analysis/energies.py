@@ -1,19 +1,24 @@
-"""How far predicted energies and stresses lie from reference ones."""
+"""How far predicted energies lie from reference energies."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from ase.data import chemical_symbols
+from numpy.typing import ArrayLike, NDArray
 
 from kinetograph.errors import UserError
+
+N_PARITY_SAMPLES = 4000
+PARITY_SEED = 20220
 
 
 @dataclass(frozen=True)
 class EnergyErrors:
-    """Errors of predicted energies, per structure and per atom, and of stresses where both are known."""
+    """Errors of predicted energies, per structure and per atom."""
 
     n_frames: int
     """Structures with a reference energy."""
@@ -25,64 +30,72 @@ class EnergyErrors:
     """eV/atom."""
     rmse_per_atom: float
     """eV/atom."""
-    n_stresses: int
-    """Structures with a reference stress that the model predicts."""
-    stress_mae: float | None
-    """eV/Å³ over the nine components; ``None`` without stresses."""
+    element_energies: dict[str, float]
+    """Symbol → eV per atom: the least squares of the reference energies on the composition, the smallest of
+    all that fit as well."""
+    parity_sample: NDArray[np.float64]
+    """(n_samples, 3): reference and predicted energy in eV/atom, both less ``element_energies``, and the
+    number of the structure; a fixed draw."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers."""
-        numbers: dict[str, Any] = {
+        """Plain numbers and lists: the table, and what the plot needs."""
+        reference, predicted, frame = self.parity_sample.T
+        return {
             "n_energies": self.n_frames,
             "energy_mae_eV": self.mae,
             "energy_rmse_eV": self.rmse,
             "energy_mae_eV_per_atom": self.mae_per_atom,
             "energy_rmse_eV_per_atom": self.rmse_per_atom,
+            "element_energies_eV": self.element_energies,
+            "energy_parity_sample": {
+                "reference_eV_per_atom": np.round(reference, 7).tolist(),
+                "predicted_eV_per_atom": np.round(predicted, 7).tolist(),
+                "frame": frame.astype(int).tolist(),
+            },
         }
-        if self.stress_mae is not None:
-            numbers["n_stresses"] = self.n_stresses
-            numbers["stress_mae_eV_per_A3"] = self.stress_mae
-        return numbers
 
 
 def energy_errors(
-    reference: ArrayLike,
-    predicted: ArrayLike,
-    n_atoms: ArrayLike,
-    *,
-    reference_stress: ArrayLike | None = None,
-    predicted_stress: ArrayLike | None = None,
+    reference: ArrayLike, predicted: ArrayLike, atomic_numbers: Sequence[ArrayLike]
 ) -> EnergyErrors | None:
     """Errors of predicted energies; ``None`` where no structure has a reference energy.
 
     Args:
         reference, predicted: (n_frames,) eV, the reference NaN where not known.
-        n_atoms: (n_frames,).
-        reference_stress, predicted_stress: (n_frames, 3, 3) eV/Å³, NaN where not known.
+        atomic_numbers: of the atoms of each structure.
 
     Raises:
         UserError: a predicted energy is not finite.
     """
-    true, model = np.asarray(reference, dtype=float), np.asarray(predicted, dtype=float)
-    known = np.isfinite(true)
-    if not known.any():
+    frames = np.nonzero(np.isfinite(np.asarray(reference, dtype=float)))[0]
+    if len(frames) == 0:
         return None
-    if not np.isfinite(model[known]).all():
+    true, model = np.asarray(reference, dtype=float)[frames], np.asarray(predicted, dtype=float)[frames]
+    if not np.isfinite(model).all():
         raise UserError("predicted energies are not finite")
-    error = (model - true)[known]
-    per_atom = error / np.asarray(n_atoms, dtype=float)[known]
-    stress_mae, n_stresses = None, 0
-    if reference_stress is not None and predicted_stress is not None:
-        difference = np.abs(np.asarray(predicted_stress) - np.asarray(reference_stress))
-        both = np.isfinite(difference).all(axis=(1, 2))
-        n_stresses = int(both.sum())
-        stress_mae = float(difference[both].mean()) if n_stresses else None
+    numbers = [np.asarray(atomic_numbers[frame]) for frame in frames.tolist()]
+    elements = np.unique(np.concatenate(numbers))
+    counts = np.array([(of[:, None] == elements).sum(axis=0) for of in numbers], dtype=float)
+    n_atoms = counts.sum(axis=1)
+    fitted = np.linalg.lstsq(counts, true, rcond=1e-10)[0]
+    relative = (np.stack([true, model]) - counts @ fitted) / n_atoms
+    error = model - true
+    chosen = _drawn(len(frames))
     return EnergyErrors(
-        n_frames=int(known.sum()),
+        n_frames=len(frames),
         mae=float(np.abs(error).mean()),
         rmse=float(np.sqrt((error**2).mean())),
-        mae_per_atom=float(np.abs(per_atom).mean()),
-        rmse_per_atom=float(np.sqrt((per_atom**2).mean())),
-        n_stresses=n_stresses,
-        stress_mae=stress_mae,
+        mae_per_atom=float(np.abs(error / n_atoms).mean()),
+        rmse_per_atom=float(np.sqrt(((error / n_atoms) ** 2).mean())),
+        element_energies={
+            chemical_symbols[z]: float(energy) for z, energy in zip(elements, fitted, strict=True)
+        },
+        parity_sample=np.stack([*relative[:, chosen], frames[chosen]], axis=1),
     )
+
+
+def _drawn(n: int) -> NDArray[np.int64]:
+    """All of them, or a fixed draw from many."""
+    if n <= N_PARITY_SAMPLES:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(PARITY_SEED).choice(n, N_PARITY_SAMPLES, replace=False))

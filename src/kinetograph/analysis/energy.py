@@ -11,13 +11,13 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from kinetograph import units
+from kinetograph.analysis.frames import frames_after
 from kinetograph.analysis.statistics import (
     SeriesStatistics,
     histogram_edges,
     overflow_histogram,
     pooled_statistics,
 )
-from kinetograph.analysis.structure import frames_after
 from kinetograph.errors import UserError
 from kinetograph.trajectory import Trajectory
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file, *.kg.")],
-    data: Annotated[Path, typer.Argument(help="Labelled frames; forces in eV/Å.")],
+    data: Annotated[Path, typer.Argument(help="Labelled frames; eV and Å.")],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for evaluation.json and evaluation.html; the model's if left out."),
@@ -28,7 +28,7 @@ def evaluate(
         Path | None, typer.Option(help="Also write the numbers as JSON here; `-` for stdout.")
     ] = None,
 ) -> None:
-    """Errors of a model's forces on labelled frames: a table, plots and JSON.
+    """Errors of a model's forces, energies and stresses on labelled frames: a table, plots and JSON.
 
     Example: `kinetograph evaluate run/best.kg data/water/test.extxyz`
     """
@@ -63,7 +63,7 @@ def evaluate(
 
 def error_rows(errors: Errors) -> list[tuple[str, str]]:
     """The error table: name and value."""
-    forces, energies = errors.forces, errors.energies
+    forces, energies, stresses = errors.forces, errors.energies, errors.stresses
     rows = [
         ("force MAE", f"{1000.0 * forces.mae:.4g} meV/Å (components)"),
         ("force RMSE", f"{1000.0 * forces.rmse:.4g} meV/Å"),
@@ -86,11 +86,10 @@ def error_rows(errors: Errors) -> list[tuple[str, str]]:
             ("energy RMSE", f"{1000.0 * energies.rmse_per_atom:.4g} meV/atom"),
             ("energies compared", f"{energies.n_frames}"),
         ]
-        if energies.stress_mae is not None:
-            rows.append(
-                (
-                    "stress MAE",
-                    f"{1000.0 * energies.stress_mae:.4g} meV/Å³ ({energies.n_stresses} structures)",
-                )
-            )
+    if stresses is not None:
+        rows += [
+            ("stress MAE", f"{1000.0 * stresses.mae:.4g} meV/Å³ (components)"),
+            ("stress RMSE", f"{1000.0 * stresses.rmse:.4g} meV/Å³"),
+            ("stresses compared", f"{stresses.n_frames}"),
+        ]
     return rows

@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kinetograph.nn.model import Forces, Head, Offer, Preset
+    from kinetograph.potential import LearnedPotential
+
 WIDE = 130
 """Columns of a terminal that has room for what is exact and what it is about."""
 
@@ -52,16 +55,11 @@ def record_of(name: str) -> dict[str, Any]:
     """All that is known of a preset, as plain data."""
     import inspect
 
-    from kinetograph.models import ARCHITECTURES, DEFAULT_PRESET, PRESETS, build, options_of
-    from kinetograph.nn.model import HEADS
+    from kinetograph.models import ARCHITECTURES, DEFAULT_PRESET, PRESETS, options_of
 
     preset = PRESETS[name]
     architecture = ARCHITECTURES[preset.architecture]
-    model = build(
-        preset.architecture,
-        EXAMPLE_ELEMENTS,
-        {**preset.hyperparameters, "forces": preset.forces, "cutoff": 5.0},
-    )
+    model = _built(preset, preset.forces)
     defaults = inspect.signature(architecture.__init__).parameters
     options = {option: defaults[option].default for option in options_of(preset.architecture)}
     return {
@@ -73,8 +71,7 @@ def record_of(name: str) -> dict[str, Any]:
         "n_parameters_for": "H, C, O",
         "forces": preset.forces,
         "offers": {
-            head: {"offering": architecture.OFFERS[head].offering, "note": architecture.OFFERS[head].note}
-            for head in HEADS
+            head: {"offering": offer.offering, "note": offer.note} for head, offer in _offers(preset).items()
         },
         "exact": {head: sorted(properties) for head, properties in model.model.exact.items()},
         "options": {**options, **preset.hyperparameters},
@@ -83,6 +80,41 @@ def record_of(name: str) -> dict[str, Any]:
             {"what": p.what, "value": p.value, "unit": p.unit, "source": p.source} for p in preset.published
         ],
     }
+
+
+def _offers(preset: Preset) -> dict[Head, Offer]:
+    """What can be had with the preset's options: what the architecture has, unless building it is refused."""
+    from kinetograph.errors import UserError
+    from kinetograph.models import ARCHITECTURES
+    from kinetograph.nn.model import HEADS, Offer
+
+    offers = {head: ARCHITECTURES[preset.architecture].OFFERS[head] for head in HEADS}
+    for head, offer in offers.items():
+        if preset.forces not in (head, "both") and offer.offering != "not offered":
+            try:
+                _built(preset, head)
+            except UserError as refusal:
+                offers[head] = Offer("not offered", refusal.what)
+    return offers
+
+
+def _built(preset: Preset, forces: Forces) -> LearnedPotential:
+    """The preset's model for the example elements, for its sizes: its weights are whatever lay in memory."""
+    from unittest import mock
+
+    from torch import nn
+
+    from kinetograph.models import build
+
+    # To fill the weights of all presets takes seconds, most of them for orthogonal matrices.
+    fills = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
+    unfilled: dict[str, Any] = dict.fromkeys(fills, lambda tensor, *_, **__: tensor)
+    with mock.patch.multiple(nn.init, **unfilled):
+        return build(
+            preset.architecture,
+            EXAMPLE_ELEMENTS,
+            {**preset.hyperparameters, "forces": forces, "cutoff": 5.0},
+        )
 
 
 def _list(console: Console, records: list[dict[str, Any]]) -> None:

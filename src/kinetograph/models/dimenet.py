@@ -18,7 +18,7 @@ embedding block, eq. (9)            ``nn.directional.MessageEmbedding``
 interaction block, eq. (4)          ``Interaction``
 bilinear layer, W                   ``Interaction.bilinear`` (width, n_bilinear, width)
 output blocks t_i                   ``nn.directional.AtomReadout``, one after the embedding and one
-                                    after every interaction, summed
+                                    after every interaction, summed in ``DirectionalModel``
 ==================================  ==================================================================
 
 Where the paper and the authors' program differ there is an option, and size and number of the weights do
@@ -47,8 +47,8 @@ There is no limit on the number of neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ from kinetograph.nn.directional import (
     READOUT_INITS,
     AtomReadout,
     BasisForm,
+    DirectionalModel,
     MessageEmbedding,
     MessageForces,
     MessageUpdate,
@@ -70,19 +71,8 @@ from kinetograph.nn.directional import (
     TripletBasis,
     dense,
 )
-from kinetograph.nn.model import (
-    GRADIENT,
-    Forces,
-    Head,
-    Model,
-    Offer,
-    Outputs,
-    Preset,
-    check_choice,
-    require_offer,
-)
+from kinetograph.nn.model import Forces, Preset, check_choice, require_offer
 from kinetograph.nn.segments import sum_to
-from kinetograph.nn.spherical import zonal_harmonics
 from kinetograph.triplets import Triplets
 
 Angle = Literal["corrected", "original"]
@@ -140,7 +130,7 @@ class Interaction(nn.Module):
         return updated
 
 
-class DimeNet(Model):
+class DimeNet(DirectionalModel):
     """DimeNet.
 
     Args:
@@ -159,11 +149,6 @@ class DimeNet(Model):
         element_table: rows of a fixed table of elements (95 in the program); by default a row for each
             of ``elements``.
     """
-
-    OFFERS: ClassVar[Mapping[Head, Offer]] = {
-        "conservative": Offer("native"),
-        "direct": Offer("extended", "pair forces read off the last messages, alike in both directions"),
-    }
 
     def __init__(
         self,
@@ -216,44 +201,14 @@ class DimeNet(Model):
         if "direct" in self.heads:
             self.force_head = MessageForces(width, cutoff, envelope_power)
 
-    @property
-    def exact(self) -> Mapping[Head, frozenset[str]]:
-        # At fixed angles the forces still act along the lines between pairs, so there is no torque either.
-        gradient = GRADIENT if self.true_gradient else GRADIENT - {"curl"}
-        every: dict[Head, frozenset[str]] = {
-            "conservative": gradient | {"smoothness"},
-            "direct": MessageForces.exact,
-        }
-        return {head: every[head] for head in self.heads}
-
-    def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
-        assert graph.triplets is not None
-        radial = self.radial_basis(graph.distances)
-        spherical = self.spherical_basis(graph.distances)
-        harmonics = zonal_harmonics(self._cosines(graph, graph.triplets), self.n_spherical)
-
-        messages = [self.embedding(radial, graph)]
-        for interaction in self.interactions:
-            messages.append(interaction(messages[-1], radial, spherical, harmonics, graph.triplets))
-
-        energies = forces = None
-        if "conservative" in heads:
-            blocks = zip(self.energy_head, messages, strict=True)
-            energies = torch.stack([block(m, radial, graph) for block, m in blocks]).sum(dim=0)
-        if "direct" in heads:
-            forces = self.force_head(messages[-1], graph)
-        return Outputs(energies=energies, forces=forces)
-
-    def _cosines(self, graph: Graph, triplets: Triplets) -> Tensor:
-        """(n_triplets,) cos α."""
-        first, second = triplets.first, triplets.second
+    def cosines(self, graph: Graph) -> Tensor:
         if self.angle == "corrected":
-            units = graph.unit_vectors  # i → j and j → k
-            cosines = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)
-        else:
-            to_j = graph.edge_vectors.index_select(0, first)
-            # k lies on the other side of j, not on i
-            to_k = to_j + graph.edge_vectors.index_select(0, second)
-            norms = graph.distances.index_select(0, first) * torch.linalg.norm(to_k, dim=1)
-            cosines = (to_j * to_k).sum(dim=1) / norms
-        return cosines if self.true_gradient else cosines.detach()
+            return super().cosines(graph)
+        assert graph.triplets is not None
+        first, second = graph.triplets.first, graph.triplets.second
+        to_j = graph.edge_vectors.index_select(0, first)
+        # k lies on the other side of j, not on i
+        to_k = to_j + graph.edge_vectors.index_select(0, second)
+        norms = graph.distances.index_select(0, first) * torch.linalg.norm(to_k, dim=1)
+        cosines: Tensor = (to_j * to_k).sum(dim=1) / norms
+        return cosines

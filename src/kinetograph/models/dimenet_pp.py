@@ -19,7 +19,7 @@ embedding block                     ``nn.directional.MessageEmbedding``
 interaction block                   ``Interaction``; ``down`` and ``up`` go to the width of triplets
                                     and back, every basis has a hidden size (``basis_width``)
 output blocks                       ``nn.directional.AtomReadout``, one after the embedding and one
-                                    after every interaction, summed
+                                    after every interaction, summed in ``DirectionalModel``
 ==================================  ==================================================================
 
 α is the angle by which the path k → j → i turns at j, cos α = û_ij · û_jk, as in the authors' program;
@@ -50,19 +50,18 @@ multiplied with each other first. Ours in addition: direct forces, see :class:`M
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from kinetograph.graph import Graph, GraphRequest
+from kinetograph.graph import GraphRequest
 from kinetograph.nn.directional import (
     BASIS_FORMS,
     RADIAL_FILTERS,
     READOUT_INITS,
     AtomReadout,
     BasisForm,
+    DirectionalModel,
     MessageEmbedding,
     MessageForces,
     MessageUpdate,
@@ -73,20 +72,8 @@ from kinetograph.nn.directional import (
     TripletBasis,
     dense,
 )
-from kinetograph.nn.model import (
-    GRADIENT,
-    Forces,
-    Head,
-    Model,
-    Offer,
-    Outputs,
-    Preset,
-    Published,
-    check_choice,
-    require_offer,
-)
+from kinetograph.nn.model import Forces, Preset, Published, check_choice, require_offer
 from kinetograph.nn.segments import sum_to
-from kinetograph.nn.spherical import zonal_harmonics
 from kinetograph.triplets import Triplets
 
 
@@ -181,7 +168,7 @@ class Interaction(nn.Module):
         return updated
 
 
-class DimeNetPlusPlus(Model):
+class DimeNetPlusPlus(DirectionalModel):
     """DimeNet++.
 
     Args:
@@ -202,11 +189,6 @@ class DimeNetPlusPlus(Model):
         element_table: rows of a fixed table of elements (95 in the program); by default a row for each
             of ``elements``.
     """
-
-    OFFERS: ClassVar[Mapping[Head, Offer]] = {
-        "conservative": Offer("native"),
-        "direct": Offer("extended", "pair forces read off the last messages, alike in both directions"),
-    }
 
     def __init__(
         self,
@@ -267,33 +249,3 @@ class DimeNetPlusPlus(Model):
             )
         if "direct" in self.heads:
             self.force_head = MessageForces(width, cutoff, envelope_power)
-
-    @property
-    def exact(self) -> Mapping[Head, frozenset[str]]:
-        # At fixed angles the forces still act along the lines between pairs, so there is no torque either.
-        gradient = GRADIENT if self.true_gradient else GRADIENT - {"curl"}
-        every: dict[Head, frozenset[str]] = {
-            "conservative": gradient | {"smoothness"},
-            "direct": MessageForces.exact,
-        }
-        return {head: every[head] for head in self.heads}
-
-    def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
-        assert graph.triplets is not None
-        radial = self.radial_basis(graph.distances)
-        spherical = self.spherical_basis(graph.distances)
-        units, (first, second) = graph.unit_vectors, (graph.triplets.first, graph.triplets.second)
-        cosines = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)
-        harmonics = zonal_harmonics(cosines if self.true_gradient else cosines.detach(), self.n_spherical)
-
-        messages = [self.embedding(radial, graph)]
-        for interaction in self.interactions:
-            messages.append(interaction(messages[-1], radial, spherical, harmonics, graph.triplets))
-
-        energies = forces = None
-        if "conservative" in heads:
-            blocks = zip(self.energy_head, messages, strict=True)
-            energies = torch.stack([block(m, radial, graph) for block, m in blocks]).sum(dim=0)
-        if "direct" in heads:
-            forces = self.force_head(messages[-1], graph)
-        return Outputs(energies=energies, forces=forces)

@@ -82,6 +82,7 @@ from torch.nn import functional
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.nn.bases import BASES, BasisKind, edge_inputs, make_basis
+from kinetograph.nn.batch_norm import BatchNorm
 from kinetograph.nn.element_properties import N_PROPERTIES, atomic_radii, element_properties
 from kinetograph.nn.elements import ElementSlots, check_elements
 from kinetograph.nn.model import (
@@ -176,17 +177,6 @@ PRESETS = {
 }
 
 
-class RowNorm(nn.BatchNorm1d):
-    """Batch normalisation; one row or none has no spread, and is normalised as in evaluation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and len(x) < 2:
-            return functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(x)
-
-
 class Interaction(nn.Module):
     """One message-passing block: h_t ← h_t + F_n(m_t + Σ_s m_st).
 
@@ -204,7 +194,7 @@ class Interaction(nn.Module):
         self.gates_source = ablation != "only filter"
         self.filter_in = nn.Linear(edge_width + 2 * width * self.conditional, width)
         if ablation == "linear filter":
-            self.filter = nn.Sequential(RowNorm(width))
+            self.filter = nn.Sequential(BatchNorm(width))
         else:
             self.filter = nn.Sequential(
                 activation(), nn.Linear(width, width), activation(), nn.Linear(width, width)
@@ -214,10 +204,10 @@ class Interaction(nn.Module):
         if ablation != "no self message":
             self.center_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, width)))
         if ablation == "linear update":
-            self.update = nn.Sequential(nn.Linear(width, width), RowNorm(width))
+            self.update = nn.Sequential(nn.Linear(width, width), BatchNorm(width))
         else:
             self.update = nn.Sequential(
-                nn.Linear(width, width), RowNorm(width), activation(), nn.Linear(width, width)
+                nn.Linear(width, width), BatchNorm(width), activation(), nn.Linear(width, width)
             )
 
     def forward(
@@ -346,7 +336,7 @@ class ForceNet(Model):
         self.layers = nn.ModuleList(Interaction(width, edge_width, act, ablation) for _ in range(n_layers))
 
         self.decoder = nn.Sequential(*([nn.Linear(width, width), act()] if decoder_layer else []))
-        self.head = nn.Sequential(nn.Linear(width, width), RowNorm(width), act(), nn.Linear(width, 3))
+        self.head = nn.Sequential(nn.Linear(width, width), BatchNorm(width), act(), nn.Linear(width, 3))
         if idle_energy_head:
             self.idle_energy_head = nn.Linear(width, 1)
         for module in self.modules():

@@ -17,14 +17,15 @@ internal cutoff c_int               ``link_cutoff``
 e_RBF                               ``BesselBasis`` under the envelope
 e_CBF (of ca, ∠cab)                 ``SphericalBesselBasis`` under the envelope, ``zonal_harmonics``
 e_CBF (of ab, ∠abd)                 the same at the length of the link
-e_SBF (of ca, ∠cab, ∠cabd)          the same with ``real_harmonics``
+e_SBF (of ca, ∠cab, ∠cabd)          the same with ``real_harmonics``, in ``nn.quadruplets``
 one-hop message passing, T-MP       ``TripletMessages``
 two-hop message passing, Q-MP       ``QuadrupletMessages``
 efficient bilinear layer            ``nn.efficient.NeighborSum``, ``RadialDown``, ``EfficientBilinear``
 symmetric message passing           ``SymmetricUp``
-atom self-interaction               ``AtomUpdate`` and the concatenation ``EdgeEmbedding`` after it
+atom self-interaction               ``nn.edge_states.AtomUpdate``, then ``EdgeEmbedding``
 scaling factors                     ``nn.efficient.ScaleFactor``, fitted in ``GemNet.fit_statistics``
-output block                        ``GemNet.readout_radial``, ``EnergyReadout``, ``ForceReadout``
+output block                        ``GemNet.readout_radial``, ``nn.edge_states.EnergyReadout`` and
+                                    ``ForceReadout``
 t_a = Σ_c F_ca û_ca                 û_ca points from c to a and is ``−graph.unit_vectors``
 ==================================  ==================================================================
 
@@ -49,11 +50,8 @@ A dihedral angle is taken between 0 and π, as published. Three consequences of 
 * Where a, b and d lie on a line a dihedral angle does not exist, and the energy depends on the direction from
   which the line is approached.
 
-Ours: ``folded`` rounds the kink off within ``PLANAR`` of the plane, and ``faded`` lets the direction of the
-rejected vector of d fade out within ``COLLINEAR`` of the line, so that forces are continuous and their
-derivatives finite everywhere. Planes and lines are no rarity: images of one atom in a periodic cell lie
-on them exactly, and what rounding makes of such a direction must not matter. Beyond these thousandths, and
-exactly in a plane, the form is the published one.
+Ours: within a thousandth of them the kink is rounded off and the direction fades out (``nn.quadruplets``), so
+that forces are continuous and their derivatives finite everywhere.
 
 Ours, equal in function: no angle is formed, only cosines and their polynomials; concatenations are applied
 in parts, those of atoms before they are copied to edges; sums over neighbours run in short rows in place of
@@ -78,6 +76,7 @@ from torch import Tensor, nn
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.nn.edge_states import AtomUpdate, EdgeEmbedding, EnergyReadout, ForceReadout
 from kinetograph.nn.efficient import (
     INV_SQRT_2,
     Dense,
@@ -87,11 +86,8 @@ from kinetograph.nn.efficient import (
     ScaleFactor,
     degree_of,
     fitting_scales,
-    he_orthogonal,
     joined,
-    real_harmonics,
     residuals,
-    scaled_silu,
 )
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.model import (
@@ -106,55 +102,39 @@ from kinetograph.nn.model import (
     Published,
     require_offer,
 )
+from kinetograph.nn.quadruplets import arms_of
 from kinetograph.nn.radial import BesselBasis, polynomial_envelope
 from kinetograph.nn.segments import sum_to
 from kinetograph.nn.spherical import SphericalBesselBasis, zonal_harmonics
 
 _SIZES = {"width": 128, "edge_width": 128, "n_layers": 4, "element_table": 93}
 
+
+def _preset(forces: Forces, *, quadruplets: bool, published: tuple[Published, ...] = ()) -> Preset:
+    meet = "triplets and quadruplets" if quadruplets else "triplets"
+    given = "forces from the energy"
+    options = {"quadruplets": quadruplets, **_SIZES}
+    if forces == "direct":
+        given = "direct forces and an energy apart from them"
+        options["separate_energy"] = True
+    about = f"sizes of the paper, {meet}, {given}"
+    return Preset("gemnet", about, options, forces=forces, learning_rate=1e-3, published=published)
+
+
+_QM7_X = Published(
+    "QM7-x test, trained on 3.2 million frames, force MAE",
+    0.0043,
+    "eV/Å",
+    "Stocker et al., Mach. Learn.: Sci. Technol. 3, 045010 (2022)",
+)
+
 PRESETS = {
-    "gemnet-t": Preset(
-        "gemnet",
-        "sizes of the paper, triplets, forces from the energy",
-        {"quadruplets": False, **_SIZES},
-        forces="conservative",
-        learning_rate=1e-3,
-    ),
-    "gemnet-q": Preset(
-        "gemnet",
-        "sizes of the paper, triplets and quadruplets, forces from the energy",
-        {"quadruplets": True, **_SIZES},
-        forces="conservative",
-        learning_rate=1e-3,
-        published=(
-            Published(
-                "QM7-x test, trained on 3.2 million frames, force MAE",
-                0.0043,
-                "eV/Å",
-                "Stocker et al., Mach. Learn.: Sci. Technol. 3, 045010 (2022)",
-            ),
-        ),
-    ),
-    "gemnet-dt": Preset(
-        "gemnet",
-        "sizes of the paper, triplets, direct forces and an energy apart from them",
-        {"quadruplets": False, "separate_energy": True, **_SIZES},
-        forces="direct",
-        learning_rate=1e-3,
-    ),
-    "gemnet-dq": Preset(
-        "gemnet",
-        "sizes of the paper, triplets and quadruplets, direct forces and an energy apart from them",
-        {"quadruplets": True, "separate_energy": True, **_SIZES},
-        forces="direct",
-        learning_rate=1e-3,
-    ),
+    "gemnet-t": _preset("conservative", quadruplets=False),
+    "gemnet-q": _preset("conservative", quadruplets=True, published=(_QM7_X,)),
+    "gemnet-dt": _preset("direct", quadruplets=False),
+    "gemnet-dq": _preset("direct", quadruplets=True),
 }
 
-COLLINEAR = 1e-3
-"""Sine of the angle abd below which the direction of the rejected vector fades out."""
-PLANAR = 1e-3
-"""Height of c over the plane of a, b and d, at one unit from a, below which the kink is rounded off."""
 MAX_N_SPHERICAL = 10
 """The radial functions are accurate in double precision up to this number of degrees."""
 N_SCALE_SYSTEMS = 32
@@ -195,42 +175,6 @@ class QuadrupletBases:
     """(n_edges, n_angular, sbf_width) at ca."""
     sum: NeighborSum
     """Over b and d, of values at arms."""
-
-
-def faded(vectors: Tensor) -> Tensor:
-    """(n, 3) → (n, 3): v/|v|; below |v| = COLLINEAR its length s³(5 − 3s²)/2, s = |v|/COLLINEAR.
-
-    Once continuously differentiable where the two meet, and zero with its slope at zero.
-    """
-    square = vectors.square().sum(dim=1, keepdim=True)
-    q = square / COLLINEAR**2
-    near = q * (2.5 - 1.5 * q) / COLLINEAR
-    return vectors * torch.where(q < 1.0, near, torch.rsqrt(square.clamp(min=COLLINEAR**2)))
-
-
-def folded(y: Tensor) -> Tensor:
-    """|y|; below PLANAR y²(2 PLANAR − |y|)/PLANAR², which joins it smoothly and has no kink at zero."""
-    size = y.abs()
-    return torch.where(size < PLANAR, y.square() * (2.0 * PLANAR - size) / PLANAR**2, size)
-
-
-class EdgeEmbedding(nn.Module):
-    """σ(W [h_c; h_a; x_ca]), applied in three parts."""
-
-    def __init__(self, width: int, n_in: int, edge_width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(edge_width, 2 * width + n_in))
-        self.sizes = [width, width, n_in]
-        he_orthogonal(self.weight)
-
-    def forward(self, nodes: Tensor, edges: Tensor, graph: Graph) -> Tensor:
-        """(n_atoms, width), (n_edges, n_in) → (n_edges, edge_width)."""
-        of_neighbor, of_center, of_edge = torch.split(self.weight, self.sizes, dim=1)
-        linear = nn.functional.linear
-        ends = linear(nodes, of_neighbor).index_select(0, graph.neighbor) + linear(
-            nodes, of_center
-        ).index_select(0, graph.center)
-        return scaled_silu(ends + linear(edges, of_edge))
 
 
 class SymmetricUp(nn.Module):
@@ -308,23 +252,6 @@ class QuadrupletMessages(nn.Module):
         return out
 
 
-class AtomUpdate(nn.Module):
-    """From edges to their centre: residual layers of σ(W s Σ_c m_ca ∘ W′ e_RBF)."""
-
-    def __init__(self, width: int, edge_width: int, rbf_width: int, n_residual: int) -> None:
-        super().__init__()
-        self.radial = Dense(rbf_width, edge_width)
-        self.scale_sum = ScaleFactor()
-        self.dense = Dense(edge_width, width, activated=True)
-        self.residuals = residuals(width, n_residual)
-
-    def forward(self, edges: Tensor, radial: Tensor, graph: Graph) -> Tensor:
-        """(n_edges, edge_width) → (n_atoms, width)."""
-        gathered = sum_to(graph.center, edges * self.radial(radial), graph.n_atoms)
-        nodes: Tensor = self.residuals(self.dense(self.scale_sum(gathered, edges)))
-        return nodes
-
-
 class Interaction(nn.Module):
     """One block: the edges hear each other, then the atoms hear their edges, then the edges their atoms."""
 
@@ -361,39 +288,6 @@ class Interaction(nn.Module):
         nodes = (nodes + self.atom_update(edges, bases.to_atoms, graph)) * INV_SQRT_2
         x = self.after_concat(self.concat(nodes, edges, graph))
         return nodes, (edges + x) * INV_SQRT_2
-
-
-class EnergyReadout(nn.Module):
-    """E_a from Σ_c m_ca ∘ W e_RBF: a Dense layer, residual layers, one number."""
-
-    def __init__(self, width: int, edge_width: int, n_residual: int) -> None:
-        super().__init__()
-        self.scale_sum = ScaleFactor()
-        self.dense = Dense(edge_width, width, activated=True)
-        self.residuals = residuals(width, n_residual)
-        self.last = Dense(width, 1)
-
-    def forward(self, filtered: Tensor, edges: Tensor, graph: Graph) -> Tensor:
-        """(n_edges, edge_width) → (n_atoms,)."""
-        nodes = self.scale_sum(sum_to(graph.center, filtered, graph.n_atoms), edges)
-        energies: Tensor = self.last(self.residuals(self.dense(nodes)))[:, 0]
-        return energies
-
-
-class ForceReadout(nn.Module):
-    """F_ca from m_ca ∘ W e_RBF: a Dense layer, residual layers, one number."""
-
-    def __init__(self, edge_width: int, n_residual: int) -> None:
-        super().__init__()
-        self.scale = ScaleFactor()
-        self.dense = Dense(edge_width, edge_width, activated=True)
-        self.residuals = residuals(edge_width, n_residual)
-        self.last = Dense(edge_width, 1)
-
-    def forward(self, filtered: Tensor, edges: Tensor) -> Tensor:
-        """(n_edges, edge_width) → (n_edges,)."""
-        strengths: Tensor = self.last(self.residuals(self.dense(self.scale(filtered, edges))))[:, 0]
-        return strengths
 
 
 class GemNet(Model):
@@ -455,7 +349,14 @@ class GemNet(Model):
     ) -> None:
         super().__init__()
         require_offer(GemNet, forces)
-        _check(n_spherical, n_layers, envelope_power, link_cutoff)
+        if not 1 <= n_spherical <= MAX_N_SPHERICAL:
+            raise UserError(
+                f"{n_spherical} degrees of spherical harmonics",
+                where="model.n_spherical",
+                mend=f"1 to {MAX_N_SPHERICAL}; the paper has 7.",
+            )
+        if link_cutoff <= 0:
+            raise UserError(f"a link cutoff of {link_cutoff:g} Å", where="model.link_cutoff")
         self.forces = forces
         self.forces_coupled = forces_coupled
         self.separate_energy = separate_energy and forces == "direct"
@@ -490,24 +391,22 @@ class GemNet(Model):
             self.quadruplet_circular = Dense(n_spherical * n_radial, cbf_width)
             self.quadruplet_spherical = RadialDown(degree_of(n_spherical), n_radial, sbf_width)
 
-        def interaction() -> Interaction:
-            return Interaction(
+        triplet = (edge_width, triplet_width, rbf_width, cbf_width, triplet_bilinear)
+        quadruplet = (edge_width, quadruplet_width, rbf_width, cbf_width, sbf_width, quadruplet_bilinear)
+        self.layers = nn.ModuleList(
+            Interaction(
                 width,
                 edge_width,
                 rbf_width,
-                TripletMessages(edge_width, triplet_width, rbf_width, cbf_width, triplet_bilinear),
-                QuadrupletMessages(
-                    edge_width, quadruplet_width, rbf_width, cbf_width, sbf_width, quadruplet_bilinear
-                )
-                if quadruplets
-                else None,
+                TripletMessages(*triplet),
+                QuadrupletMessages(*quadruplet) if quadruplets else None,
                 n_before_skip,
                 n_after_skip,
                 n_concat,
                 n_atom,
             )
-
-        self.layers = nn.ModuleList(interaction() for _ in range(n_layers))
+            for _ in range(n_layers)
+        )
 
         # Output blocks: one after the embedding and one after every layer; both heads read the same products.
         n_readouts = n_layers + 1
@@ -584,34 +483,16 @@ class GemNet(Model):
     def _quadruplet_bases(
         self, graph: Graph, units: Tensor, radial: Tensor, spherical: Tensor
     ) -> QuadrupletBases:
-        links, chains = graph.links, graph.quadruplets
-        assert links is not None
-        assert chains is not None
-        arm, arm_of = torch.unique(chains.link * graph.n_edges + chains.source, return_inverse=True)
-        link, source = arm // max(graph.n_edges, 1), arm % max(graph.n_edges, 1)
-
-        # A frame at every arm: z along ab, x along the part of bd that is normal to it (its rejected vector).
-        ab = (links.vectors / links.distances.unsqueeze(1)).index_select(0, link)
-        bd = units.index_select(0, source)
-        along = (ab * bd).sum(dim=1, keepdim=True)
-        rejected = faded(bd - along * ab)
-        frame = torch.stack([rejected, torch.linalg.cross(ab, rejected), ab], dim=1)
-
-        # sin θ cos φ, sin θ sin φ and cos θ of ac in it, θ = ∠cab and φ = ∠cabd, of which 0 … π is taken.
-        ac = units.index_select(0, chains.target)
-        x, y, z = (frame[arm_of] * ac.unsqueeze(1)).sum(dim=2).unbind(dim=1)
-        harmonics = real_harmonics(x, folded(y), z, self.n_spherical)
-
-        angle = zonal_harmonics(-along[:, 0], self.n_spherical)  # cos ∠abd, between ba and bd
-        circular = self._spherical(links.distances, self.link_cutoff).index_select(0, link) * angle.unsqueeze(
-            2
-        )
+        assert graph.links is not None
+        arms = arms_of(graph, units, self.n_spherical)
+        length = self._spherical(graph.links.distances, self.link_cutoff).index_select(0, arms.link)
+        circular = length * zonal_harmonics(arms.cosine, self.n_spherical).unsqueeze(2)
         return QuadrupletBases(
             radial=self.quadruplet_radial(radial),
-            arm_source=source,
+            arm_source=arms.source,
             arm_circular=self.quadruplet_circular(circular.flatten(1)),
             spherical=self.quadruplet_spherical(spherical),
-            sum=NeighborSum(harmonics, chains.target, arm_of, graph.n_edges),
+            sum=arms.sum,
         )
 
     def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
@@ -625,24 +506,3 @@ class GemNet(Model):
         if few:
             with fitting_scales(self):
                 self(joined(few), self.heads)
-
-
-def _check(n_spherical: int, n_layers: int, envelope_power: int, link_cutoff: float) -> None:
-    if not 1 <= n_spherical <= MAX_N_SPHERICAL:
-        raise UserError(
-            f"{n_spherical} degrees of spherical harmonics",
-            where="model.n_spherical",
-            mend=f"1 to {MAX_N_SPHERICAL}; the paper has 7.",
-        )
-    if n_layers < 0:
-        raise UserError(f"{n_layers} interaction blocks", where="model.n_layers", mend="The paper has 4.")
-    if envelope_power < 1:
-        raise UserError(
-            f"an envelope of power {envelope_power} is zero everywhere",
-            where="model.envelope_power",
-            mend="The paper has 5.",
-        )
-    if link_cutoff <= 0:
-        raise UserError(
-            f"a link cutoff of {link_cutoff:g} Å", where="model.link_cutoff", mend="The paper has 10 Å."
-        )

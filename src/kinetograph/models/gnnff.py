@@ -55,6 +55,7 @@ from torch.nn import functional
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.nn.activations import ShiftedSoftplus
+from kinetograph.nn.batch_norm import BatchNorm
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EnergyHead
 from kinetograph.nn.mlp import mlp
@@ -180,17 +181,6 @@ class JointLinear(nn.Linear):
         return functional.linear(x, self.weight[:, begin : begin + self.widths[k]])
 
 
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation that uses its running statistics for a batch that has none, below two rows."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) < 2:
-            return functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        return super().forward(x)
-
-
 def norm(width: int, on: bool) -> nn.Module:
     return BatchNorm(width) if on else nn.Identity()
 
@@ -259,8 +249,8 @@ class EdgeBlock(nn.Module):
         )
         of_second = joint.part(2, nodes).index_select(0, j) + joint.part(4, edges)
         total = torch.zeros_like(edges)
-        # Statistics of a batch in training are of all its triplets: no portions then.
-        whole = self.training and isinstance(self.triplet_norm, BatchNorm)
+        # Statistics of a batch are of all its triplets: no portions while they are made.
+        whole = isinstance(self.triplet_norm, BatchNorm) and self.triplet_norm.training
         for a, b in _portions(first, second, whole):
             triplet = gate(self.triplet_norm(of_first[a] + of_second[b]))
             if envelope is not None:
@@ -431,8 +421,8 @@ def _require_differentiable(neighborhood: str, envelope: bool, normalization: st
         )
     if normalization != "none":
         raise UserError(
-            "batch normalisation makes the energy of a structure depend, in training, on the others of its "
-            "batch: GNNFF has no conservative forces with it",
+            "GNNFF has no conservative forces with batch normalisation, which makes the energy of a "
+            "structure depend, in training, on the others of its batch",
             where="model.normalization",
             mend="Set it to 'none'.",
         )

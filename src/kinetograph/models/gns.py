@@ -45,6 +45,7 @@ from torch.nn import functional
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.nn.bases import edge_inputs
+from kinetograph.nn.batch_norm import BatchNorm
 from kinetograph.nn.element_properties import N_PROPERTIES, atomic_radii, element_properties
 from kinetograph.nn.elements import ElementSlots, check_elements
 from kinetograph.nn.mlp import mlp
@@ -85,17 +86,6 @@ PRESETS = {
 }
 
 
-class RowNorm(nn.BatchNorm1d):
-    """Batch normalisation; one row or none has no spread, and is normalised as in evaluation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and len(x) < 2:
-            return functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(x)
-
-
 class Block(nn.Module):
     """One message-passing block of the baseline."""
 
@@ -106,7 +96,7 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.message_out = nn.Linear(width, width)
         self.linear = nn.Linear(width, width)
-        self.node_norm = RowNorm(width)
+        self.node_norm = BatchNorm(width)
 
     def forward(self, nodes: Tensor, inputs: Tensor, n_neighbors: Tensor, graph: Graph) -> Tensor:
         """(n_atoms, width) → the same; ``inputs`` (n_edges, n_inputs), ``n_neighbors`` (n_atoms, 1)."""

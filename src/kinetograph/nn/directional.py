@@ -1,4 +1,4 @@
-"""Directional message passing: the layers that DimeNet and DimeNet++ have in common.
+"""Directional message passing: the layers that DimeNet and DimeNet++ have in common, and their course.
 
 A message m_ji lives on the directed edge with centre i and neighbour j. It hears of the messages m_kj on
 the edges with centre j and neighbour k ≠ i: in the triplets of kind ``path``, ``first`` is the edge ji and
@@ -8,8 +8,8 @@ the edges with centre j and neighbour k ≠ i: in the triplets of kind ``path``,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from kinetograph.graph import Graph
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.mlp import mlp
-from kinetograph.nn.model import COVARIANT
+from kinetograph.nn.model import COVARIANT, GRADIENT, Head, Model, Offer, Outputs
 from kinetograph.nn.radial import BesselBasis, polynomial_envelope
 from kinetograph.nn.segments import sum_to
-from kinetograph.nn.spherical import SphericalBesselBasis
+from kinetograph.nn.spherical import SphericalBesselBasis, zonal_harmonics
 
 BasisForm = Literal["code", "paper"]
 RadialFilter = Literal["kj", "ji"]
@@ -236,3 +236,60 @@ class MessageForces(nn.Module):
         strength = 0.5 * (strength + strength.index_select(0, graph.reverse))
         strength = strength * polynomial_envelope(graph.distances / self.cutoff, self.envelope_power)
         return sum_to(graph.center, strength.unsqueeze(1) * graph.unit_vectors, graph.n_atoms)
+
+
+class DirectionalModel(Model):
+    """The embedding gives the first messages, every interaction the next ones, each a part of the energy.
+
+    A model of this kind sets what is listed here. An interaction is called as ``(messages, radial,
+    spherical, harmonics, triplets)``; direct forces are read off the last messages.
+    """
+
+    OFFERS: ClassVar[Mapping[Head, Offer]] = {
+        "conservative": Offer("native"),
+        "direct": Offer("extended", "pair forces read off the last messages, alike in both directions"),
+    }
+
+    n_spherical: int
+    radial_basis: RadialBasis
+    spherical_basis: SphericalBasis
+    embedding: MessageEmbedding
+    interactions: nn.ModuleList
+    energy_head: nn.ModuleList
+    """An ``AtomReadout`` behind the embedding and one behind every interaction; with conservative forces."""
+    force_head: MessageForces
+    """With direct forces."""
+
+    @property
+    def exact(self) -> Mapping[Head, frozenset[str]]:
+        # At fixed angles the forces still act along the lines between pairs, so there is no torque either.
+        gradient = GRADIENT if self.true_gradient else GRADIENT - {"curl"}
+        every: dict[Head, frozenset[str]] = {
+            "conservative": gradient | {"smoothness"},
+            "direct": MessageForces.exact,
+        }
+        return {head: every[head] for head in self.heads}
+
+    def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        radial = self.radial_basis(graph.distances)
+        spherical = self.spherical_basis(graph.distances)
+        cosines = self.cosines(graph)
+        harmonics = zonal_harmonics(cosines if self.true_gradient else cosines.detach(), self.n_spherical)
+
+        messages = [self.embedding(radial, graph)]
+        for interaction in self.interactions:
+            messages.append(interaction(messages[-1], radial, spherical, harmonics, graph.triplets))
+
+        energies = forces = None
+        if "conservative" in heads:
+            blocks = zip(self.energy_head, messages, strict=True)
+            energies = torch.stack([block(m, radial, graph) for block, m in blocks]).sum(dim=0)
+        if "direct" in heads:
+            forces = self.force_head(messages[-1], graph)
+        return Outputs(energies=energies, forces=forces)
+
+    def cosines(self, graph: Graph) -> Tensor:
+        """(n_triplets,) cos α = û_ij · û_jk, α the angle by which the path k → j → i turns at j."""
+        assert graph.triplets is not None
+        units, (first, second) = graph.unit_vectors, (graph.triplets.first, graph.triplets.second)
+        return (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)

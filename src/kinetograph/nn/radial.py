@@ -37,13 +37,24 @@ def cosine_cutoff(distances: Tensor, cutoff: float) -> Tensor:
     return 0.5 * (torch.cos(distances * (math.pi / cutoff)) + 1.0) * (distances < cutoff)
 
 
+def whole_power(x: Tensor, p: int) -> Tensor:
+    """xᵖ for p = 1, 2 …, by products: ``x**p`` has other last bits in some places of a tensor than in
+    others, and a structure must not feel where in a batch it stands."""
+    power = x
+    for digit in bin(p)[3:]:
+        power = power * power
+        if digit == "1":
+            power = power * x
+    return power
+
+
 def polynomial_envelope(x: Tensor, p: int) -> Tensor:
     """u(x) = 1 − (p+1)(p+2)/2 xᵖ + p(p+2) xᵖ⁺¹ − p(p+1)/2 xᵖ⁺² below x = d/c = 1, 0 beyond.
 
     Value, slope and curvature vanish at 1 (Gasteiger et al., DimeNet, ICLR 2020, eq. 8).
     """
     a, b, c = -0.5 * (p + 1) * (p + 2), p * (p + 2), -0.5 * p * (p + 1)
-    return (1.0 + x**p * (a + x * (b + x * c))) * (x < 1.0)
+    return (1.0 + whole_power(x, p) * (a + x * (b + x * c))) * (x < 1.0)
 
 
 class BesselBasis(nn.Module):

@@ -72,21 +72,57 @@ def parity(runs: list[RunRecord]) -> Figure | None:
                     "hovertemplate": "reference %{x:.4f}<br>predicted %{y:.4f} eV/Å",
                 }
             )
-    end = 1.05 * top or 1.0
-    line = {"x": [-end, end], "y": [-end, end], "mode": "lines", "type": "scatter", "name": "equal"}
-    traces.append(
-        {**line, "line": {"color": "$reference", "width": 1}, "hoverinfo": "skip", "showlegend": False}
-    )
-    limits = {"range": [-end, end], "zeroline": False, "constrain": "domain"}
-    layout = {
-        "xaxis": axis("reference force component, eV/Å", **limits),
-        "yaxis": axis("predicted, eV/Å", **limits, scaleanchor="x"),
-        "showlegend": len(traces) > 2,
-    }
+    layout = _square(traces, -top, top, "force component", "eV/Å")
     caption = (
         "Each point is one Cartesian component of the force on one atom, a random sample of the test set."
     )
     return Figure("Predicted against reference forces", caption, traces, layout, 400)
+
+
+def energy_parity(runs: list[RunRecord]) -> Figure | None:
+    """Predicted against reference energies per atom, less those of the elements."""
+    traces: list[Json] = []
+    for i, run in enumerate(runs):
+        sample = (errors_of(run) or {}).get("energy_parity_sample")
+        if not sample:
+            continue
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": run.name,
+                "x": sample["reference_eV_per_atom"],
+                "y": sample["predicted_eV_per_atom"],
+                "customdata": sample["frame"],
+                "marker": {"size": 5, "color": color(i), "opacity": 0.55, "line": {"width": 0}},
+                "hovertemplate": "reference %{x:.5f}<br>predicted %{y:.5f} eV/atom<br>frame %{customdata}",
+            }
+        )
+    if not traces:
+        return None
+    values = [value for trace in traces for key in ("x", "y") for value in trace[key]]
+    layout = _square(traces, min(values), max(values), "energy", "eV/atom")
+    caption = (
+        "Each point is one structure, its energy per atom less that of its elements: "
+        "one number an element, the best fit to the reference energies."
+    )
+    return Figure("Predicted against reference energies", caption, traces, layout, 400)
+
+
+def _square(traces: list[Json], low: float, high: float, quantity: str, unit: str) -> Json:
+    """The layout of a parity plot of values from ``low`` to ``high``; the diagonal is added to the traces."""
+    margin = 0.025 * (high - low) or 0.01 * abs(high) or 1.0
+    ends = [low - margin, high + margin]
+    line = {"x": ends, "y": ends, "mode": "lines", "type": "scatter", "name": "equal"}
+    traces.append(
+        {**line, "line": {"color": "$reference", "width": 1}, "hoverinfo": "skip", "showlegend": False}
+    )
+    limits = {"range": ends, "zeroline": False, "constrain": "domain"}
+    return {
+        "xaxis": axis(f"reference {quantity}, {unit}", **limits),
+        "yaxis": axis(f"predicted, {unit}", **limits, scaleanchor="x"),
+        "showlegend": len(traces) > 2,
+    }
 
 
 def cosines(runs: list[RunRecord]) -> Figure | None:
@@ -360,7 +396,7 @@ def training(runs: list[RunRecord]) -> list[Figure]:
 
 
 def errors_of(run: RunRecord) -> Json | None:
-    """The force errors of an evaluation, on their own or under ``errors``."""
+    """The errors of an evaluation, on their own or under ``errors``."""
     if run.evaluation is None:
         return None
     inner = run.evaluation.get("errors")

@@ -45,6 +45,8 @@ def write_report(
     page.add_tiles(named) if len(named) == 1 else page.add_comparison(named)
     page.section("Trajectory", "trajectory", lambda: _trajectory(page, named))
     page.section("Forces", "forces", lambda: _forces(page, named))
+    page.section("Energies", "energies", lambda: _energies(page, named))
+    page.section("Stresses", "stresses", lambda: _stresses(page, named))
     page.section("Structure", "structure", lambda: _structure(page, named))
     page.section("Dynamics", "dynamics", lambda: _dynamics(page, named))
     page.section("Training", "training", lambda: _training(page, named))
@@ -56,14 +58,14 @@ def write_evaluation_page(
     path: Path | str,
     evaluation: Json,
     *,
-    title: str = "Force evaluation",
+    title: str = "Evaluation",
     overwrite: bool = False,
 ) -> Path:
-    """Write a small page: the error table, the parity plot and the cosines, and what was evaluated.
+    """Write a small page: error tables, parity plots and the cosines, and what was evaluated.
 
     Args:
         path: the page.
-        evaluation: ``ForceErrors.to_json()``, on its own or under ``errors``; beside it, where known,
+        evaluation: ``Errors.to_json()``, on its own or under ``errors``; beside it, where known,
             ``model``, ``data`` and ``data_sha256``.
         title: the heading.
         overwrite: replace a page that exists.
@@ -80,6 +82,8 @@ def write_evaluation_page(
         )
     page.add_tiles([run])
     page.section("Forces", "forces", lambda: _forces(page, [run]))
+    page.section("Energies", "energies", lambda: _energies(page, [run]))
+    page.section("Stresses", "stresses", lambda: _stresses(page, [run]))
     facts = {key: evaluation[key] for key in EVALUATION_FACTS if evaluation.get(key) is not None}
     if facts:
         page.section("What was run", "provenance", lambda: page.add(facts_table(facts)))
@@ -154,6 +158,40 @@ def _error_cells(errors: Json) -> list[str]:
     n_atoms = errors.get("n_atoms")
     cells = [f"{n_atoms:,}" if isinstance(n_atoms, int) else "–"]
     return cells + [quantity_text(key, errors) for key in keys]
+
+
+def _energies(page: Page, runs: list[RunRecord]) -> None:
+    rows = _rows_of_structures(runs, "n_energies", "energy_mae_eV_per_atom", "energy_rmse_eV_per_atom")
+    if not rows:
+        return
+    page.add('<p class="intro">Predicted energies against the reference, per atom.</p>')
+    page.add(table(["", "Structures", "MAE<small>meV/atom</small>", "RMSE<small>meV/atom</small>"], rows))
+    page.add_figures([figures.energy_parity(runs)])
+
+
+def _stresses(page: Page, runs: list[RunRecord]) -> None:
+    rows = _rows_of_structures(runs, "n_stresses", "stress_mae_eV_per_A3", "stress_rmse_eV_per_A3")
+    if not rows:
+        return
+    page.add(
+        '<p class="intro">Predicted stresses against the reference, over all nine components; '
+        "1 meV/Å³ is 0.16 GPa.</p>"
+    )
+    page.add(table(["", "Structures", "MAE<small>meV/Å³</small>", "RMSE<small>meV/Å³</small>"], rows))
+
+
+def _rows_of_structures(runs: list[RunRecord], count: str, *keys: str) -> list[list[str]]:
+    """For each run that has them, how many structures were compared and the errors in thousandths."""
+    rows = []
+    for i, run in enumerate(runs):
+        errors = errors_of(run) or {}
+        if count not in errors:
+            continue
+        name = f"{swatch(i)}{escape(run.name)}" if len(runs) > 1 else "All structures"
+        values = [errors.get(key) for key in keys]
+        cells = [significant(1000.0 * value, 3) if is_number(value) else "–" for value in values]
+        rows.append([name, f"{errors[count]:,}", *cells])
+    return rows
 
 
 def _structure(page: Page, runs: list[RunRecord]) -> None:

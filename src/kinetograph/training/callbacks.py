@@ -146,6 +146,7 @@ class RunFolder(Callback):
             return
         if self.rows and self.rows[-1]["step"] == step:
             return
+        pl_module.refresh_statistics()
         row = {
             "step": float(step),
             "wall_s": round(self.wall_s, 3),

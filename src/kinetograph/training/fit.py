@@ -311,17 +311,30 @@ def _fit_reference_energies(
 ) -> None:
     """E0 of each element: least squares of the training energies on the composition.
 
-    Of all that fit as well (one composition only, for example) the smallest is taken.
+    Of all that fit as well (one composition only, for example) the smallest is taken. An element in no frame
+    with an energy keeps what it has, zero at first; where others are fitted, a warning says so.
 
     Args:
         beside: a trained model, whose E0 are shifted by what fits its errors best.
     """
+    from ase.data import chemical_symbols
+
     if not hasattr(model, "reference_energies"):
         return
     known = [sample for sample in data.samples if bool(torch.isfinite(sample.energies).all())]
     if not known:
         return
     numbers = torch.unique(torch.cat([sample.system.atomic_numbers for sample in known]))
+    everywhere = torch.unique(torch.cat([sample.system.atomic_numbers for sample in data.samples]))
+    unknown = sorted(set(everywhere.tolist()) - set(numbers.tolist()))
+    if unknown:
+        names = ", ".join(chemical_symbols[z] for z in unknown)
+        warnings.warn(
+            f"no frame of {data.source} that has an energy holds {names}: the reference energy stays as it "
+            "was (0 eV in a new model), and predicted energies may be off by a constant for each such atom",
+            UserWarning,
+            stacklevel=2,
+        )
     counts = torch.stack([(sample.system.atomic_numbers == numbers[:, None]).sum(dim=1) for sample in known])
     energies = torch.cat([sample.energies for sample in known])
     if beside is not None:

@@ -10,13 +10,19 @@ import lightning
 import torch
 from torch import Tensor
 
-from kinetograph.data.dataset import Sample
+from kinetograph.data.dataset import Sample, collate
 from kinetograph.graph import build_graph
+from kinetograph.neighbors import NeighborList
+from kinetograph.nn.batch_norm import estimate_statistics, has_batch_norm
 from kinetograph.nn.model import Model
 from kinetograph.potential import LearnedPotential, Prediction
+from kinetograph.system import System
 from kinetograph.training.augmentation import rotated
 from kinetograph.training.losses import energy_loss, force_loss, net_force_penalty, stress_loss
 from kinetograph.training.settings import OptimizerSettings
+
+N_STATISTICS_BATCHES = 40
+"""Of which 20 were enough on copper and 10 were not."""
 
 
 class ForceTraining(lightning.LightningModule):
@@ -44,6 +50,34 @@ class ForceTraining(lightning.LightningModule):
         """The model to keep: the averaged one where there is one."""
         return self.model if self.average is None else self.average
 
+    def refresh_statistics(self) -> None:
+        """Batch-norm statistics of the weights to keep, from the last batches that were trained on."""
+        kept = self.best_weights
+        if not has_batch_norm(kept):
+            return
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        steps = range(max(0, self.global_step - N_STATISTICS_BATCHES), self.global_step)
+        was_training = kept.training
+        kept.eval()
+        estimate_statistics(kept, (self._arguments_at(step, loader) for step in steps))
+        kept.train(was_training)
+
+    def _arguments_at(self, step: int, loader: Any) -> tuple[System, NeighborList]:
+        batch = collate([loader.dataset[index] for index in loader.batch_sampler.batch_at(step)])
+        batch = self._turned(batch.to(self.device), step)
+        return batch.system, batch.neighbors
+
+    def _turned(self, batch: Sample, step: int) -> Sample:
+        """As it is, or turned at random where the model needs to learn that from examples."""
+        if not self.rotate:
+            return batch
+        generator = torch.Generator().manual_seed(self._key(step))
+        return rotated(batch, generator, self.config.rotation_axis)
+
+    def _key(self, step: int) -> int:
+        return self.config.seed * 1_000_003 + step
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
 
@@ -54,10 +88,8 @@ class ForceTraining(lightning.LightningModule):
         loader.batch_sampler.first_step = self.global_step
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
-        key = self.config.seed * 1_000_003 + self.global_step
-        _seed(key, self.device)
-        if self.rotate:
-            batch = rotated(batch, torch.Generator().manual_seed(key), self.config.rotation_axis)
+        _seed(self._key(self.global_step), self.device)
+        batch = self._turned(batch, self.global_step)
         model, system = self.model, batch.system
         scale = model.force_scale
         if self.has_own_loss:

@@ -1,4 +1,4 @@
-"""Radial distribution functions against closed forms, MDAnalysis and the neighbour search."""
+"""g(r) from trajectories against closed forms, MDAnalysis and the neighbour search."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from MDAnalysis.analysis.rdf import InterRDF
 
-from kinetograph.analysis import RadialDistribution, compare_rdf, radial_distributions
-from kinetograph.analysis import structure as structure_module
+from kinetograph.analysis import RadialDistribution, pair_counting, radial_distributions
 from kinetograph.errors import UserError
 from kinetograph.pairs import edges_within
 from kinetograph.system import System
@@ -153,9 +152,7 @@ def test_a_random_subset_of_centres_gives_the_same_function(
     positions, numbers, bonds = waters(rng, 20, 100, 16.0)
     trajectory = write(positions, np.eye(3) * 16.0, numbers, bonds=bonds)
     full = by_name(radial_distributions([trajectory], bin_width_A=0.4))
-    monkeypatch.setattr(
-        structure_module, "PAIRS_PER_FRAME", 1
-    )  # down to the least number, 100 of 300 centres
+    monkeypatch.setattr(pair_counting, "PAIRS_PER_FRAME", 1)  # down to the least number, 100 of 300 centres
     part = by_name(radial_distributions([trajectory], bin_width_A=0.4))
     assert full.keys() == part.keys()
     for key, rdf in full.items():
@@ -173,56 +170,6 @@ def test_volume_changes_are_followed_frame_by_frame(write: Write, rng: np.random
     (rdf,) = radial_distributions([write(positions, cells, np.full(100, 18))], bin_width_A=0.2)
     assert rdf.r[-1] < 0.5 * 12.0 * 0.9
     assert np.average(rdf.g, weights=rdf.r**2) == pytest.approx(1.0, abs=0.01)
-
-
-def gaussian_peak(r: np.ndarray, noise: np.ndarray, center: float = 3.8, height: float = 2.5) -> np.ndarray:
-    return (
-        1.0 / (1.0 + np.exp(-8.0 * (r - 3.3))) + (height - 1.0) * np.exp(-((r - center) ** 2) / 0.16) + noise
-    )
-
-
-def test_the_first_peak_of_a_known_curve_is_found_with_its_error(rng: np.random.Generator) -> None:
-    r = (np.arange(200) + 0.5) * 0.05
-    noise = 0.05 * rng.normal(size=(10, 200))
-    rdf = RadialDistribution(("Ar", "Ar"), "all", r, gaussian_peak(r, noise), np.zeros(10, dtype=np.int64))
-    peak = rdf.first_peak()
-    assert peak is not None
-    exact = np.linspace(3.5, 4.1, 100_001)
-    top = np.argmax(gaussian_peak(exact, np.zeros_like(exact)))
-    assert peak.position == pytest.approx(exact[top], abs=0.01)
-    assert peak.height == pytest.approx(gaussian_peak(exact, np.zeros_like(exact))[top], rel=0.02)
-    assert 0.0 < peak.position_error < 0.02
-    assert 0.0 < peak.height_error < 0.05
-
-
-def test_equal_distributions_agree_within_the_band_and_different_ones_do_not(
-    rng: np.random.Generator,
-) -> None:
-    r = (np.arange(200) + 0.5) * 0.05
-
-    def sample(center: float) -> RadialDistribution:
-        noise = 0.03 * rng.normal(size=(10, 200))
-        return RadialDistribution(
-            ("Ar", "Ar"), "all", r, gaussian_peak(r, noise, center), np.zeros(10, dtype=np.int64)
-        )
-
-    reference = sample(3.8)
-    same = compare_rdf(sample(3.8), reference)
-    assert same.within_band
-    assert same.share_within_band > 0.9
-    assert abs(same.peak_position_difference) < 0.003
-    moved = compare_rdf(sample(3.95), reference)
-    assert not moved.within_band
-    assert moved.peak_position_difference == pytest.approx(0.15 / 3.8, abs=0.005)
-    assert moved.mae > same.mae
-
-
-def test_related_blocks_widen_the_error() -> None:
-    # three runs, each stuck at its own value: fifteen blocks are worth three
-    blocks = np.repeat([[0.9], [1.0], [1.1]], 5, axis=0) * np.ones((1, 8))
-    runs = np.repeat([0, 1, 2], 5)
-    rdf = RadialDistribution(("Ar", "Ar"), "all", np.arange(8) + 0.5, blocks, runs)
-    assert rdf.standard_error == pytest.approx(np.full(8, 0.1 / np.sqrt(3)))
 
 
 def test_boxes_that_cannot_serve_are_refused(write: Write, rng: np.random.Generator) -> None:
