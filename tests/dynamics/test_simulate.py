@@ -24,6 +24,7 @@ from kinetograph.dynamics import (
     NoseHoover,
     SimulationFailed,
     State,
+    TemperatureGuard,
     VelocityVerlet,
     restart_path,
     simulate,
@@ -117,7 +118,13 @@ def test_a_hot_run_without_a_thermostat_keeps_its_limit_when_resumed(tmp_path: P
     assert torch.equal(whole.state.positions, part.state.positions)
     assert_same_files(tmp_path / "a.h5", tmp_path / "b.h5")
     with pytest.raises(SimulationFailed, match="above the limit of 1500 K"):
-        simulate(n_steps=30, path=tmp_path / "b.h5", resume=True, max_temperature_K=1500.0, **run)
+        simulate(
+            n_steps=30,
+            path=tmp_path / "b.h5",
+            resume=True,
+            guards=[TemperatureGuard(max_temperature_K=1500.0)],
+            **run,
+        )
 
 
 def test_companions_of_a_trajectory_have_names_of_their_own(tmp_path: Path) -> None:
@@ -431,7 +438,11 @@ def test_a_damaged_or_missing_checkpoint_is_refused(tmp_path: Path) -> None:
         *(
             (
                 lambda kelvin=kelvin: simulate(
-                    lennard_jones(), argon(), Langevin(1.0, 90.0), n_steps=1, max_temperature_K=kelvin
+                    lennard_jones(),
+                    argon(),
+                    Langevin(1.0, 90.0),
+                    n_steps=1,
+                    guards=[TemperatureGuard(max_temperature_K=kelvin)],
                 ),
                 "max_temperature_K",
             )
@@ -547,16 +558,6 @@ def test_the_result_tells_speed_temperature_and_net_force() -> None:
     assert 60.0 < result.mean_temperature_K < 110.0
     assert result.mean_net_force_eV_per_A < 1e-12
     assert result.path is None
-
-
-def test_a_batch_runs_without_a_file_and_is_refused_one(tmp_path: Path) -> None:
-    from kinetograph.system import batch
-
-    two = batch([argon(), argon(1)])
-    result = simulate(lennard_jones(), two, NoseHoover(4.0, [90.0, 60.0]), n_steps=5, status=False)
-    assert result.state.of_systems["chain_positions"].shape == (2, 3)
-    with pytest.raises(UserError, match="one structure"):
-        simulate(lennard_jones(), two, NoseHoover(4.0, 90.0), n_steps=5, path=tmp_path / "a.h5", status=False)
 
 
 class Nothing(Potential):

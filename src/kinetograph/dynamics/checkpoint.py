@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class RunDescription:
     seed: int | list[int]
     skin_A: float
     every: int
-    initial_temperature_K: float | None
+    initial_temperature_K: float | list[float] | None
 
 
 def describe_integrator(integrator: Integrator) -> dict[str, Any]:
@@ -72,11 +73,23 @@ def describe_potential(potential: Potential) -> dict[str, Any]:
     }
 
 
-def save_checkpoint(path: Path, state: State, description: RunDescription, *, limit_K: float) -> None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from."""
+
+    state: State
+    run: RunDescription
+    failures: list[tuple[int, int, str]]
+    """Replica, step and reason of the structures that are gone."""
+
+
+def save_checkpoint(
+    path: Path, state: State, description: RunDescription, *, failures: Sequence[tuple[int, int, str]] = ()
+) -> None:
     """Write a state, replacing what is there in one atomic step.
 
     Args:
-        limit_K: the temperature above which the run stops; its start decides it, so a resumed run needs it.
+        failures: replica, step and reason of the structures that left the batch.
 
     Raises:
         UserError: it cannot be written.
@@ -100,7 +113,7 @@ def save_checkpoint(path: Path, state: State, description: RunDescription, *, li
         "format_version": FORMAT_VERSION,
         "step": state.step,
         "conservative": state.prediction.conservative,
-        "limit_K": limit_K,
+        "failures": list(failures),
         "streams": [[stream.seed, stream.replica] for stream in state.streams],
         "run": asdict(description),
     }
@@ -108,10 +121,8 @@ def save_checkpoint(path: Path, state: State, description: RunDescription, *, li
     write_atomically(path, to_safetensors(copies, metadata={HEADER_KEY: json.dumps(header)}))
 
 
-def load_checkpoint(
-    path: Path, request: GraphRequest, device: torch.device | str = "cpu"
-) -> tuple[State, RunDescription, float]:
-    """The state, what made it, and the temperature (K) above which the run stops.
+def load_checkpoint(path: Path, request: GraphRequest, device: torch.device | str = "cpu") -> Checkpoint:
+    """What was written.
 
     The neighbour list is built where it was built in the run, so that it is the same list.
 
@@ -129,7 +140,6 @@ def load_checkpoint(
             header = json.loads((file.metadata() or {})[HEADER_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         run = RunDescription(**header["run"])
-        limit_K = float(header["limit_K"])
         system = System(**_part(tensors, "system"))
         prediction = Prediction(**_part(tensors, "prediction"), conservative=header["conservative"])
         reference = System(
@@ -159,7 +169,7 @@ def load_checkpoint(
             where=str(path),
             mend="Start the run anew from the last frame of its trajectory.",
         ) from error
-    return state, run, limit_K
+    return Checkpoint(state, run, [tuple(failure) for failure in header["failures"]])
 
 
 def require_same_run(old: RunDescription, new: RunDescription, where: Path) -> None:

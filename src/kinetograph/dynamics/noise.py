@@ -8,9 +8,10 @@ which it keeps when others leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from kinetograph.errors import UserError
 from kinetograph.system import System
 
+Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Stream:
@@ -72,3 +74,19 @@ def standard_normal(system: System, streams: Streams, step: int, purpose: Purpos
     ]
     noise = draws[0] if len(draws) == 1 else np.concatenate(draws)
     return torch.from_numpy(noise).to(device=system.device, dtype=system.dtype)
+
+
+def of_each_structure(
+    system: System,
+    streams: Streams,
+    step: int,
+    purpose: Purpose,
+    draw: Callable[[Generator, int], Sequence[float] | Array],
+) -> Tensor:
+    """(n_systems, n) numbers that a structure needs as a whole, in the type of the positions.
+
+    Args:
+        draw: makes the n numbers of one structure from its generator and its place in the batch.
+    """
+    rows = [draw(stream.at(step, purpose), index) for index, stream in enumerate(streams)]
+    return torch.as_tensor(np.array(rows)).to(device=system.device, dtype=system.dtype)

@@ -39,8 +39,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,9 @@ from kinetograph.errors import UserError
 from kinetograph.potential import Potential
 from kinetograph.system import System
 
-Number = TypeVar("Number", float, Tensor)
+Array = np.ndarray[Any, Any]
+Number = TypeVar("Number", float, Array, Tensor)
+HostNumber = TypeVar("HostNumber", float, Array)
 LARGEST_EXPONENT = 709.0
 
 # Suzuki, Phys. Lett. A 165, 387 (1992); Yoshida, Phys. Lett. A 150, 262 (1990), solution A.
@@ -166,32 +169,24 @@ class NoseHoover:
         old_positions, old_velocities = self._chains(state)
         factors = YOSHIDA_SUZUKI[self.yoshida_suzuki] * self.sub_steps
         times = [0.5 * self.timestep_fs / self.sub_steps * factor for factor in factors]
-        if len(kinetic) == 1:  # plain numbers are faster than tensors of one element
-            kt, n_f = thermal.item(), degrees.item()
-            one_scale, xi, v = propagate_chain(
-                kinetic.item(),
-                old_positions[0].tolist(),
-                old_velocities[0].tolist(),
-                kt,
-                n_f,
-                self._inertias(kt, n_f),
-                times,
-                _exp,
+        # Numbers on the host are faster than small tensors, and one chain alone has the same bits.
+        values = (kinetic, thermal, degrees, old_positions.T, old_velocities.T)
+        k, kt, n_f, xi, v = (value.cpu().numpy() for value in values)
+        new: tuple[Any, list[Any], list[Any]]
+        if len(k) == 1:
+            kt_1, n_f_1 = float(kt[0]), float(n_f[0])
+            q_1 = self._inertias(kt_1, n_f_1)
+            new = propagate_chain(
+                float(k[0]), xi[:, 0].tolist(), v[:, 0].tolist(), kt_1, n_f_1, q_1, times, _exp
             )
-            scale = kinetic.new_tensor([one_scale])
-            positions, velocities = kinetic.new_tensor([xi]), kinetic.new_tensor([v])
         else:
-            scale, xis, vs = propagate_chain(
-                kinetic,
-                list(old_positions.unbind(dim=1)),
-                list(old_velocities.unbind(dim=1)),
-                thermal,
-                degrees,
-                self._inertias(thermal, degrees),
-                times,
-                torch.exp,
-            )
-            positions, velocities = torch.stack(xis, dim=1), torch.stack(vs, dim=1)
+            exp = np.exp if self.massive else _exp_of_each
+            with np.errstate(over="ignore", invalid="ignore"):  # the loop stops a run that goes wrong
+                new = propagate_chain(k, list(xi), list(v), kt, n_f, self._inertias(kt, n_f), times, exp)
+        scale, positions, velocities = (
+            torch.from_numpy(np.asarray(value).reshape(-1, len(kinetic))).to(kinetic) for value in new
+        )
+        scale, positions, velocities = scale[0], positions.T, velocities.T
         return scale, self._with_chains(state, positions, velocities)
 
     def _chains(self, state: State) -> tuple[Tensor, Tensor]:
@@ -233,15 +228,15 @@ class NoseHoover:
 
 
 def propagate_chain(
-    kinetic: Number,
-    xi: list[Number],
-    v: list[Number],
-    kt: Number,
-    n_f: Number,
-    q: list[Number],
+    kinetic: HostNumber,
+    xi: list[HostNumber],
+    v: list[HostNumber],
+    kt: HostNumber,
+    n_f: HostNumber,
+    q: list[HostNumber],
     times: Sequence[float],
-    exp: Callable[[Number], Number],
-) -> tuple[Number, list[Number], list[Number]]:
+    exp: Callable[[HostNumber], HostNumber],
+) -> tuple[HostNumber, list[HostNumber], list[HostNumber]]:
     """One chain, or many at once, moved on by each of ``times`` (fs): Martyna et al. 1996, Eqs. (29)–(33).
 
     Args:
@@ -272,8 +267,13 @@ def propagate_chain(
 
 
 def _exp(x: float) -> float:
-    """``math.exp`` that overflows to infinity: a run that goes wrong is stopped by the loop, not here."""
+    """``math.exp`` that overflows to infinity."""
     return math.exp(x) if x < LARGEST_EXPONENT else math.inf
+
+
+def _exp_of_each(x: Array) -> Array:
+    """The same of several: NumPy's own is another function in the last bit."""
+    return np.array([_exp(float(each)) for each in x])
 
 
 def _active(state: State) -> Tensor:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from torch import Tensor
 
 from kinetograph import units
 from kinetograph.dynamics.state import Integrator, State
-from kinetograph.dynamics.velocities import kinetic_energy, temperature
 from kinetograph.graph import build_graph
 from kinetograph.potential import Potential
 from kinetograph.trajectory import Frame, TrajectoryWriter
@@ -33,34 +34,59 @@ class Reporter(Protocol):
     def close(self) -> None: ...
 
 
-class TrajectoryReporter:
-    """Appends frames of a single structure to a file."""
+class Running(Protocol):
+    """What knows the integrator of the structures that are left."""
 
-    def __init__(self, writer: TrajectoryWriter, integrator: Integrator, *, every: int) -> None:
+    @property
+    def integrator(self) -> Integrator: ...
+
+
+class TrajectoryReporter:
+    """Appends frames to a file for each structure.
+
+    Args:
+        writers: by replica.
+        run: whose integrator it is.
+    """
+
+    def __init__(self, writers: Mapping[int, TrajectoryWriter], run: Running, *, every: int) -> None:
         self.every = every
-        self.writer = writer
-        self._integrator = integrator
+        self.writers = writers
+        self._run = run
 
     def report(self, state: State) -> None:
-        energy = state.prediction.energy
-        conserved = self._integrator.conserved_quantity(state)
-        self.writer.append(
-            Frame(
-                step=state.step,
-                time_fs=state.step * self._integrator.timestep_fs,
-                positions=state.positions.cpu().numpy(),
-                cell=state.system.cell[0].cpu().numpy(),
-                velocities=state.velocities.cpu().numpy(),
-                forces=state.prediction.forces.cpu().numpy(),
-                potential_energy=None if energy is None else float(energy[0]),
-                kinetic_energy=float(kinetic_energy(state.system)[0]),
-                temperature=float(temperature(state.system, state.inertia)[0]),
-                conserved=None if conserved is None else float(conserved[0]),
+        integrator = self._run.integrator
+        conserved = integrator.conserved_quantity(state)
+        counts = state.system.atoms_per_system.tolist()
+
+        def parts(values: Tensor) -> Sequence[Any]:
+            return [part.numpy() for part in torch.split(values.cpu(), counts)]
+
+        positions, velocities = parts(state.positions), parts(state.velocities)
+        forces = parts(state.prediction.forces)
+
+        def number(values: Tensor | None, index: int) -> float | None:
+            return None if values is None else float(values[index])
+
+        for index, stream in enumerate(state.streams):
+            self.writers[stream.replica].append(
+                Frame(
+                    step=state.step,
+                    time_fs=state.step * integrator.timestep_fs,
+                    positions=positions[index],
+                    cell=state.system.cell[index].cpu().numpy(),
+                    velocities=velocities[index],
+                    forces=forces[index],
+                    potential_energy=number(state.prediction.energy, index),
+                    kinetic_energy=number(state.kinetic_energy, index),
+                    temperature=number(state.temperature, index),
+                    conserved=number(conserved, index),
+                )
             )
-        )
 
     def close(self) -> None:
-        self.writer.close()
+        for writer in self.writers.values():
+            writer.close()
 
 
 class DomainReporter:
@@ -116,6 +142,7 @@ class StatusReporter:
         self._integrator = integrator
         self._n_steps = n_steps
         self._first: tuple[int, float] | None = None
+        self._n_replicas = 1
         self._last_time = -float("inf")
         self._last_step = -1
         self._progress = Progress(
@@ -133,6 +160,7 @@ class StatusReporter:
         now = time.monotonic()
         if self._first is None:
             self._first = (state.step, now)
+            self._n_replicas = 1 + max(stream.replica for stream in state.streams)
         if now - self._last_time >= self._seconds or state.step >= self._n_steps:
             self._last_time = now
             self._show(state, now)
@@ -147,15 +175,18 @@ class StatusReporter:
 
     def _show(self, state: State, now: float) -> None:
         assert self._first is not None
-        kelvin = float(temperature(state.system, state.inertia).mean())
+        kelvin = float(state.temperature.mean())
         line = f"step {state.step}/{self._n_steps}"
+        if self._n_replicas > 1:
+            line += f"  {len(state.streams)} of {self._n_replicas} replicas"
         line += f"  {state.step * self._integrator.timestep_fs / units.PS_IN_FS:.3f} ps  {kelvin:.1f} K"
         if state.prediction.energy is not None:
-            line += f"  {float((state.prediction.energy + kinetic_energy(state.system)).mean()):.4f} eV"
+            line += f"  {float((state.prediction.energy + state.kinetic_energy).mean()):.4f} eV"
         n_done, elapsed = state.step - self._first[0], now - self._first[1]
         if n_done > 0 and elapsed > 0:
             rate = n_done / elapsed
-            line += f"  {ns_per_day(rate, self._integrator.timestep_fs):.3g} ns/day"
+            total = rate * len(state.streams)
+            line += f"  {ns_per_day(total, self._integrator.timestep_fs):.3g} ns/day"
             left = round((self._n_steps - state.step) / rate)
             line += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         if self._live:

@@ -1,21 +1,14 @@
-"""``simulate``: the run loop, its files, and what stops it."""
+"""``simulate``: molecular dynamics, from a structure or a batch to files and a result."""
 
 from __future__ import annotations
 
 import math
-import signal
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import ase.io
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from kinetograph.dynamics.checkpoint import (
     RunDescription,
@@ -23,8 +16,9 @@ from kinetograph.dynamics.checkpoint import (
     describe_potential,
     load_checkpoint,
     require_same_run,
-    save_checkpoint,
 )
+from kinetograph.dynamics.guards import DEFAULT_GUARDS, Guard, drift_K
+from kinetograph.dynamics.loop import Failure, Loop, Outputs, SimulationFailed, beside, close_all, mean
 from kinetograph.dynamics.reporters import (
     DomainReporter,
     Reporter,
@@ -32,49 +26,47 @@ from kinetograph.dynamics.reporters import (
     TrajectoryReporter,
     ns_per_day,
 )
-from kinetograph.dynamics.settings import Ramp, Temperature, for_each, hottest, require_positive
+from kinetograph.dynamics.settings import Ramp, Temperature, for_each
 from kinetograph.dynamics.state import DEFAULT_SKIN_A, Integrator, State
-from kinetograph.dynamics.velocities import inertia_of, maxwell_boltzmann, temperature
-from kinetograph.errors import RunFailed, UserError
+from kinetograph.dynamics.velocities import inertia_of, maxwell_boltzmann
+from kinetograph.errors import UserError
 from kinetograph.pairs import shortest_pair
 from kinetograph.potential import Potential
-from kinetograph.system import System
+from kinetograph.system import System, subset
 from kinetograph.trajectory import TrajectoryWriter
 
-SECONDS_PER_CHECKPOINT = 30.0
-RUNAWAY_FACTOR = 20.0
-"""A run stops when it is this many times hotter than it should be."""
-RUNAWAY_FLOOR_K = 100.0
-"""Cold runs count as this warm for that purpose: a cold start may heat itself by relaxing."""
-N_LAST_GOOD_FRAMES = 5
+__all__ = ["SimulationFailed", "SimulationResult", "restart_path", "simulate", "trajectory_paths"]
+
 COINCIDENT_A = 0.5
 """Å: atoms nearer than this are the likely cause of forces that are not finite; no bond is so short."""
 LARGEST_SEED = 2**64 - 1
 """The key of the random numbers has so many bits."""
 
 
-class SimulationFailed(RunFailed):
-    """The run went wrong: forces are not finite, or the temperature ran away.
-
-    The trajectory, the last checkpoint and a file with the last good frames are kept.
-    """
-
-
 @dataclass(frozen=True)
 class SimulationResult:
-    """A run that came to its end."""
+    """A run that came to its end, for all of its structures or for some."""
 
     state: State
+    """The structures that are left."""
     path: Path | None
-    """The trajectory."""
+    """The trajectory as it was asked for; :func:`trajectory_paths` names those of a batch."""
     n_steps: int
     """Steps made in this call, without those before a restart."""
     wall_s: float
     ns_per_day: float
+    """Of all structures together."""
     mean_temperature_K: float
     """Over the steps made in this call and all structures."""
+    temperatures_K: list[float]
+    """The same for each structure."""
     mean_net_force_eV_per_A: float
     """Mean |ΣF| of the predicted forces, taken out where the centre of mass is held."""
+    drift_K: float | None
+    """Largest drift of the conserved quantity over all structures since the start, as heat spread over all
+    degrees of freedom; ``None`` where nothing is conserved."""
+    failures: list[Failure] = field(default_factory=list)
+    """Structures that a guard stopped."""
     resumed_from: int | None = None
     """The step at which this call took up the run."""
     warnings: list[str] = field(default_factory=list)
@@ -85,12 +77,16 @@ class SimulationResult:
 
 def restart_path(path: Path | str) -> Path:
     """Where the checkpoint of a trajectory lies: ``x.restart`` for ``x.h5``; other names are kept whole."""
-    return _beside(Path(path), ".restart")
+    return beside(Path(path), ".restart")
 
 
-def _beside(path: Path, ending: str) -> Path:
-    """The companion of a trajectory; only ``.h5`` gives way, so that ``a.100K`` and ``a.200K`` share none."""
-    return path.with_name((path.stem if path.suffix == ".h5" else path.name) + ending)
+def trajectory_paths(path: Path | str, n_systems: int) -> list[Path]:
+    """Where the trajectory of each structure lies: ``x.h5`` for one, ``x-00.h5`` and so on for a batch."""
+    path = Path(path)
+    if n_systems == 1:
+        return [path]
+    width = len(str(n_systems - 1))
+    return [path.with_name(f"{path.stem}-{index:0{width}d}{path.suffix}") for index in range(n_systems)]
 
 
 def simulate(
@@ -99,78 +95,135 @@ def simulate(
     integrator: Integrator,
     *,
     n_steps: int,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     path: Path | str | None = None,
     every: int = 100,
     checkpoint_every: int | None = None,
     skin_A: float = DEFAULT_SKIN_A,
-    initial_temperature_K: float | None = None,
-    max_temperature_K: float | None = None,
+    initial_temperature_K: float | Sequence[float] | None = None,
+    guards: Sequence[Guard] = DEFAULT_GUARDS,
     overwrite: bool = False,
     resume: bool = False,
     reporters: Sequence[Reporter] = (),
     status: bool = True,
     metadata: dict[str, Any] | None = None,
 ) -> SimulationResult:
-    """Run molecular dynamics.
+    """Run molecular dynamics of one structure, or of a batch of replicas at once.
 
     Two runs with the same arguments are the same run, and so are a run and one that was killed and
-    resumed: bit for bit on the CPU.
+    resumed: bit for bit on the CPU. A structure of a batch that a guard stops leaves it, and the others go
+    on as they would have with it.
 
     Args:
-        system: one structure where ``path`` is given; any batch otherwise.
         n_steps: step at which the run ends, steps before a restart included.
-        path: trajectory (``.h5``); the checkpoint lies beside it (see :func:`restart_path`).
+        seed: of the random numbers; for a batch one for all (each structure has its own numbers even so)
+            or one for each.
+        path: trajectory (``.h5``), one for each structure (see :func:`trajectory_paths`); the checkpoint
+            lies beside it (see :func:`restart_path`).
         every: steps between frames, and between checks against the training domain.
         checkpoint_every: steps between checkpoints; by default one every half minute of wall time.
         skin_A: how much further than the cutoff the neighbour list reaches.
         initial_temperature_K: draw velocities at this temperature, 0 for a start at rest. By default
             the system's own velocities are kept; where it has none they are drawn at the temperature
             of the thermostat.
-        max_temperature_K: stop above this; by default 20 times the temperature the run should have, and
-            in a resumed run what it was before.
+        guards: what stops a structure that goes wrong.
         resume: continue from the checkpoint; what makes the run must be as it was.
         reporters: further reporters, closed at the end.
         status: live status and warnings on stderr.
         metadata: kept in the trajectory, beside what describes the run.
 
     Raises:
-        UserError: an input cannot be used, the forces on it are not finite, an output exists, or a
-            resumed run is not the same. Nothing has been written then.
-        SimulationFailed: the run went wrong; its files are kept.
+        UserError: an input cannot be used, the forces on it are not finite, a guard refuses it, an output
+            exists, or a resumed run is not the same. Nothing has been written then.
+        SimulationFailed: guards stopped every structure; the files are kept.
         KeyboardInterrupt: the run was interrupted; it stopped after a whole step and can be resumed.
     """
-    _check_arguments(system, n_steps, seed, path, every, checkpoint_every, max_temperature_K)
+    _check_arguments(system, n_steps, seed, path, every, checkpoint_every)
     if potential.domain is not None:
         potential.domain.require_elements(system)
     run = RunDescription(
         integrator=describe_integrator(integrator),
         potential=describe_potential(potential),
-        seed=int(seed),
+        seed=int(seed) if isinstance(seed, int) else [int(value) for value in seed],
         skin_A=skin_A,
         every=every,
-        initial_temperature_K=initial_temperature_K,
+        initial_temperature_K=_plain(initial_temperature_K),
     )
     was_training = potential.training
     potential.eval()
     try:
         with torch.no_grad():
-            state, writer, limit_K = _start(
+            state, outputs, failures = _start(
                 potential,
                 system,
                 integrator,
                 run,
+                guards,
                 None if path is None else Path(path),
                 overwrite,
                 resume,
                 metadata,
             )
-            if max_temperature_K is not None:
-                limit_K = max_temperature_K
-            loop = _Loop(potential, integrator, run, writer, n_steps, checkpoint_every, limit_K)
-            return loop.run(state, list(reporters), status, resumed=resume)
+            loop = Loop(
+                potential,
+                integrator,
+                run,
+                guards,
+                outputs,
+                n_steps,
+                checkpoint_every,
+                system.n_systems,
+                failures,
+            )
+            return _report(loop, state, integrator, list(reporters), status, resumed=resume, path=path)
     finally:
         potential.train(was_training)
+
+
+def _report(
+    loop: Loop,
+    first: State,
+    integrator: Integrator,
+    reporters: list[Reporter],
+    status: bool,
+    *,
+    resumed: bool,
+    path: Path | str | None,
+) -> SimulationResult:
+    """Run with everything that looks on, and sum up."""
+    every = loop.description.every
+    live = StatusReporter(integrator, loop.n_steps) if status else None
+    domain = DomainReporter(loop.potential, live.announce if live else _silent, every=every)
+    everyone: list[Reporter] = [domain, *reporters]
+    if loop.outputs is not None:
+        everyone.insert(0, TrajectoryReporter(loop.outputs.writers, loop, every=every))
+    if live is not None:
+        everyone.append(live)
+        loop.announce = live.announce
+    try:
+        if resumed:  # the frame of the checkpoint is in the file already
+            domain.report(first)
+        state, averages = loop.run(first, everyone, resumed=resumed)
+    finally:
+        close_all(everyone)
+    drift = drift_K(state, loop.integrator)
+    n_done = state.step - first.step
+    total_steps = float(averages.n_steps.sum())
+    return SimulationResult(
+        state=state,
+        path=None if path is None else Path(path),
+        n_steps=n_done,
+        wall_s=loop.wall_s,
+        ns_per_day=ns_per_day(total_steps / loop.wall_s, integrator.timestep_fs) if n_done else 0.0,
+        mean_temperature_K=mean(averages.temperature_K, averages),
+        temperatures_K=(averages.temperature_K / averages.n_steps).tolist(),
+        mean_net_force_eV_per_A=mean(averages.net_force_eV_per_A, averages),
+        drift_K=None if drift is None else float(drift[drift.abs().argmax()]),
+        failures=loop.failures,
+        resumed_from=first.step if resumed else None,
+        warnings=domain.warnings,
+        warning_counts=dict(domain.counts),
+    )
 
 
 def _start(
@@ -178,21 +231,20 @@ def _start(
     system: System,
     integrator: Integrator,
     run: RunDescription,
+    guards: Sequence[Guard],
     path: Path | None,
     overwrite: bool,
     resume: bool,
     metadata: dict[str, Any] | None,
-) -> tuple[State, TrajectoryWriter | None, float]:
-    """The first state, from the structure or the checkpoint; the open trajectory; the runaway limit (K)."""
+) -> tuple[State, Outputs | None, list[Failure]]:
+    """The first state, from the structures or the checkpoint; the open trajectories; who has failed."""
     if resume:
         if path is None:
             raise UserError("a run without files cannot be resumed", where="resume", mend="Give its path.")
-        state, old_run, limit_K = load_checkpoint(restart_path(path), potential.request, system.device)
-        require_same_run(old_run, run, restart_path(path))
-        _require_same_atoms(state.system, system, restart_path(path))
-        return state, TrajectoryWriter.resume(path, state.step), limit_K
+        return _resumed(potential, system, run, path)
+    paths = [] if path is None else trajectory_paths(path, system.n_systems)
     if path is not None and not overwrite:
-        for output in (path, restart_path(path)):
+        for output in (*paths, restart_path(path)):
             if output.exists():
                 raise UserError(
                     "the output exists already",
@@ -201,212 +253,71 @@ def _start(
                 )
     state = integrator.init(_with_velocities(system, integrator, run), potential, run.seed, skin_A=run.skin_A)
     _require_finite_forces(state)
-    limit_K = _runaway_temperature(state, integrator, run.initial_temperature_K)
-    if path is None:
-        return state, None, limit_K
-    restart_path(path).unlink(missing_ok=True)
-    bonds = state.system.bonds
-    writer = TrajectoryWriter(
-        path,
-        atomic_numbers=state.system.atomic_numbers.cpu().numpy(),
-        masses=state.system.masses.cpu().numpy(),
-        pbc=state.system.pbc[0].cpu().numpy(),
-        bonds=None if bonds is None else bonds.cpu().numpy(),
-        metadata={**(metadata or {}), "run": asdict(run), "timestep_fs": integrator.timestep_fs},
-        overwrite=overwrite,
-    )
-    return state, writer, limit_K
-
-
-class _Loop:
-    """The loop, with what it counts on the way."""
-
-    def __init__(
-        self,
-        potential: Potential,
-        integrator: Integrator,
-        run: RunDescription,
-        writer: TrajectoryWriter | None,
-        n_steps: int,
-        checkpoint_every: int | None,
-        limit_K: float,
-    ) -> None:
-        self.limit_K = limit_K
-        self.potential = potential
-        self.integrator = integrator
-        self.description = run
-        self.writer = writer
-        self.n_steps = n_steps
-        self.checkpoint_every = checkpoint_every
-        self._last_checkpoint = time.monotonic()
-        self._last_good: deque[State] = deque(maxlen=N_LAST_GOOD_FRAMES)
-
-    def run(
-        self, first: State, reporters: list[Reporter], status: bool, *, resumed: bool
-    ) -> SimulationResult:
-        every = self.description.every
-        live = StatusReporter(self.integrator, self.n_steps) if status else None
-        domain = DomainReporter(self.potential, live.announce if live else _silent, every=every)
-        reporters = [domain, *reporters]
-        if self.writer is not None:
-            reporters.insert(0, TrajectoryReporter(self.writer, self.integrator, every=every))
-        if live is not None:
-            reporters.append(live)
-        state = first
-        sum_temperature, sum_net_force = 0.0, torch.zeros_like(first.inertia.degrees)
-        try:
-            if resumed:  # the frame of the checkpoint is in the file already
-                domain.report(state)
-            else:
-                for reporter in reporters:
-                    reporter.report(state)
-                self._checkpoint(state)
-            started = time.perf_counter()
-            with _stop_requests() as stop:
-                while state.step < self.n_steps and stop.signal is None:
-                    self._last_good.append(state)
-                    state = self._step(state)
-                    sum_temperature += self._healthy_temperature(state)
-                    sum_net_force += torch.linalg.vector_norm(state.net_force, dim=1)
-                    for reporter in reporters:
-                        if state.step % reporter.every == 0:
-                            reporter.report(state)
-                    if self._checkpoint_is_due(state):
-                        self._checkpoint(state)
-                wall = time.perf_counter() - started
-                self._checkpoint(state)
-            if stop.signal == signal.SIGTERM:
-                raise SystemExit(128 + signal.SIGTERM)
-            if stop.signal is not None:
-                raise KeyboardInterrupt
-        except SimulationFailed:
-            if self.writer is not None:
-                self.writer.flush()
-            raise
-        finally:
-            _close_all(reporters)
-        n_done = state.step - first.step
-        return SimulationResult(
-            state=state,
-            path=None if self.writer is None else self.writer.path,
-            n_steps=n_done,
-            wall_s=wall,
-            ns_per_day=ns_per_day(n_done / wall, self.integrator.timestep_fs) if n_done else 0.0,
-            mean_temperature_K=sum_temperature / n_done if n_done else math.nan,
-            mean_net_force_eV_per_A=float(sum_net_force.mean()) / n_done if n_done else math.nan,
-            resumed_from=first.step if resumed else None,
-            warnings=domain.warnings,
-            warning_counts=dict(domain.counts),
-        )
-
-    def _healthy_temperature(self, state: State) -> float:
-        """Mean temperature (K) over the structures; NaN anywhere in the forces shows in it.
-
-        Raises:
-            SimulationFailed: it is not finite, or a structure is too hot.
-        """
-        kelvin = temperature(state.system, state.inertia)
-        hottest = kelvin.max().item()
-        if hottest <= self.limit_K:
-            return hottest if len(kelvin) == 1 else kelvin.mean().item()
-        if not bool(torch.isfinite(state.prediction.forces).all()):
-            reason = "the forces are not finite"
-        elif not math.isfinite(hottest):
-            reason = "the velocities are not finite"
-        else:
-            reason = f"the temperature is {hottest:.0f} K, above the limit of {self.limit_K:.0f} K"
-        raise self._failed(state.step, reason)
-
-    def _step(self, state: State) -> State:
-        """One step; a structure that the potential refuses on the way is a run that went wrong.
-
-        Raises:
-            SimulationFailed: two atoms fused, or an atom lost the neighbours that the model needs.
-        """
-        try:
-            return self.integrator.step(state, self.potential)
-        except UserError as error:
-            raise self._failed(state.step + 1, error.what) from error
-
-    def _failed(self, step: int, reason: str) -> SimulationFailed:
-        """The failure as a sentence, after the last good frames are written."""
-        sentence = f"the run went wrong at step {step}: {reason}."
-        if self.writer is not None:
-            last_frames = _beside(self.writer.path, ".failed.extxyz")
-            _write_frames(last_frames, self._last_good, self.integrator.timestep_fs)
-            sentence += (
-                f" The trajectory and its checkpoint are kept; the last good frames are in {last_frames}."
+    for guard in guards:
+        state = guard.prepare(state, integrator)
+    for guard in guards:
+        for index, reason in guard.check(state, integrator).items():
+            raise UserError(
+                f"the start is refused: {reason}",
+                where="structure" if system.n_systems == 1 else f"structure {index}",
+                mend="Repair or relax the structure, or leave this guard out.",
             )
-        return SimulationFailed(sentence)
-
-    def _checkpoint_is_due(self, state: State) -> bool:
-        if self.checkpoint_every is not None:
-            return state.step % self.checkpoint_every == 0
-        return time.monotonic() - self._last_checkpoint > SECONDS_PER_CHECKPOINT
-
-    def _checkpoint(self, state: State) -> None:
-        """The trajectory first: it must hold every frame up to the checkpoint."""
-        if self.writer is not None:
-            self.writer.flush()
-            save_checkpoint(restart_path(self.writer.path), state, self.description, limit_K=self.limit_K)
-        self._last_checkpoint = time.monotonic()
-
-
-@dataclass
-class _StopRequest:
-    signal: int | None = None
-
-
-@contextmanager
-def _stop_requests() -> Iterator[_StopRequest]:
-    """Let the first SIGINT or SIGTERM stop the loop after a whole step; a second one acts at once."""
-    request = _StopRequest()
-    previous: dict[int, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        request.signal = number
-        signal.signal(number, previous[number])
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: signals go elsewhere
-        pass
-    try:
-        yield request
-    finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
+    if path is None:
+        return state, None, []
+    restart_path(path).unlink(missing_ok=True)
+    writers = {}
+    for index, (atoms, own_path) in enumerate(zip(state.system.to_ase(), paths, strict=True)):
+        bonds = atoms.info.get("bonds")
+        writers[index] = TrajectoryWriter(
+            own_path,
+            atomic_numbers=atoms.numbers,
+            masses=atoms.get_masses(),
+            pbc=atoms.pbc,
+            bonds=bonds,
+            metadata={
+                **(metadata or {}),
+                "run": asdict(run),
+                "timestep_fs": integrator.timestep_fs,
+                "replica": index,
+            },
+            overwrite=overwrite,
+        )
+    return state, Outputs(restart_path(path), writers), []
 
 
-def _close_all(reporters: Sequence[Reporter]) -> None:
-    """Close every reporter, then raise the first error if there was one."""
-    errors: list[Exception] = []
-    for reporter in reporters:
-        try:
-            reporter.close()
-        except Exception as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
+def _resumed(
+    potential: Potential, system: System, run: RunDescription, path: Path
+) -> tuple[State, Outputs, list[Failure]]:
+    where = restart_path(path)
+    saved = load_checkpoint(where, potential.request, system.device)
+    require_same_run(saved.run, run, where)
+    replicas = [stream.replica for stream in saved.state.streams]
+    n_before = len(saved.failures) + len(replicas)
+    if n_before != system.n_systems:
+        raise UserError(
+            f"the run cannot be resumed: it began with {n_before} structures, not {system.n_systems}",
+            where=str(where),
+            mend="Give the structures it was started from.",
+        )
+    chosen = torch.tensor(replicas, device=system.device)
+    _require_same_atoms(
+        saved.state.system, subset(system, chosen), where, cell_may_move="pressure_bar" in run.integrator
+    )
+    paths = trajectory_paths(path, system.n_systems)
+    writers = {replica: TrajectoryWriter.resume(paths[replica], saved.state.step) for replica in replicas}
+    failures = [
+        Failure(replica, step, reason, beside(paths[replica], ".failed.extxyz"))
+        for replica, step, reason in saved.failures
+    ]
+    return saved.state, Outputs(where, writers), failures
+
+
+def _plain(value: float | Sequence[float] | None) -> float | list[float] | None:
+    return value if value is None or isinstance(value, int | float) else [float(v) for v in value]
 
 
 def _silent(sentence: str) -> None:
     """Say nothing; the result holds the warnings."""
-
-
-def _write_frames(path: Path, states: Sequence[State], timestep_fs: float) -> None:
-    frames = []
-    for state in states:
-        (atoms,) = state.system.to_ase()
-        energy = state.prediction.energy
-        results: dict[str, Any] = {"forces": state.prediction.forces.cpu().numpy()}
-        if energy is not None:
-            results["energy"] = float(energy[0])
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        atoms.info = {"step": state.step, "time_fs": state.step * timestep_fs}
-        frames.append(atoms)
-    ase.io.write(path, frames, format="extxyz")
 
 
 def _with_velocities(system: System, integrator: Integrator, run: RunDescription) -> System:
@@ -434,13 +345,6 @@ def _with_velocities(system: System, integrator: Integrator, run: RunDescription
     return replace(system, velocities=maxwell_boltzmann(system, temperatures, run.seed, inertia))
 
 
-def _runaway_temperature(state: State, integrator: Integrator, initial_temperature_K: float | None) -> float:
-    target = integrator.target_temperature_K
-    start = temperature(state.system, state.inertia).max().item()
-    meant = 0.0 if target is None else hottest(target)
-    return RUNAWAY_FACTOR * max(meant, initial_temperature_K or 0.0, start, RUNAWAY_FLOOR_K)
-
-
 def _require_finite_forces(state: State) -> None:
     """Refuse a structure that the potential has no forces for, and say so where atoms coincide."""
     broken = torch.nonzero(~torch.isfinite(state.prediction.forces).all(dim=1))[:, 0]
@@ -455,12 +359,12 @@ def _require_finite_forces(state: State) -> None:
     raise UserError(f"the forces at the start are not finite: {cause}", where="structure", mend=mend)
 
 
-def _require_same_atoms(old: System, new: System, where: Path) -> None:
+def _require_same_atoms(old: System, new: System, where: Path, *, cell_may_move: bool) -> None:
     same = {
         "elements": torch.equal(old.atomic_numbers, new.atomic_numbers),
         "masses": old.masses.shape == new.masses.shape
         and torch.allclose(old.masses, new.masses.to(old.masses)),
-        "cell": old.cell.shape == new.cell.shape and torch.allclose(old.cell, new.cell.to(old.cell)),
+        "cell": cell_may_move or torch.allclose(old.cell, new.cell.to(old.cell)),
         "periodicity": torch.equal(old.pbc, new.pbc),
     }
     for what, agrees in same.items():
@@ -475,29 +379,21 @@ def _require_same_atoms(old: System, new: System, where: Path) -> None:
 def _check_arguments(
     system: System,
     n_steps: int,
-    seed: int,
+    seed: int | Sequence[int],
     path: Path | str | None,
     every: int,
     checkpoint_every: int | None,
-    max_temperature_K: float | None,
 ) -> None:
+    seeds = [seed] if isinstance(seed, int | float) else list(seed)
     for name, value, least, most in (
         ("n_steps", n_steps, 0, math.inf),
-        ("seed", seed, 0, LARGEST_SEED),
+        *(("seed", each, 0, LARGEST_SEED) for each in seeds),
         ("every", every, 1, math.inf),
         ("checkpoint_every", checkpoint_every, 1, math.inf),
     ):
         if value is not None and not (math.isfinite(value) and least <= value <= most and value % 1 == 0):
             limits = f"from {least} on" if most == math.inf else f"from {least} to {most}"
             raise UserError(f"{name} is {value}", where=name, mend=f"It must be a whole number {limits}.")
-    if max_temperature_K is not None:
-        require_positive("max_temperature_K", max_temperature_K)
-    if path is not None and system.n_systems != 1:
-        raise UserError(
-            f"a trajectory file holds one structure, not {system.n_systems}",
-            where="path",
-            mend="Run them one by one.",
-        )
     if path is not None and str(path).endswith((".restart", ".failed.extxyz")):
         raise UserError(
             "this ending belongs to a file that lies beside a trajectory",

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kinetograph import units
 from kinetograph.bonds import with_bonds
 from kinetograph.dynamics.noise import Streams, streams_of
 from kinetograph.dynamics.rigid import RigidBonds, rigid_bonds
 from kinetograph.dynamics.settings import Temperature
-from kinetograph.dynamics.velocities import Inertia, inertia_of, kinetic_energy, per_atom, without_drift
+from kinetograph.dynamics.velocities import (
+    Inertia,
+    inertia_of,
+    kinetic_energy,
+    per_atom,
+    per_system,
+    without_drift,
+)
 from kinetograph.errors import UserError
 from kinetograph.neighbors import NeighborList
 from kinetograph.potential import Potential, Prediction
@@ -46,6 +55,8 @@ class State:
     """(n_systems, …) by name: what the integrator keeps of each structure, such as heat or a thermostat."""
     of_atoms: Mapping[str, Tensor] = field(default_factory=dict)
     """(n_atoms, …) by name: what it keeps of each atom."""
+    topology: Tensor | None = None
+    """(n_bonds, 2): bonds of the start that are to last, where a guard watches them."""
 
     @property
     def positions(self) -> Tensor:
@@ -55,6 +66,16 @@ class State:
     def velocities(self) -> Tensor:
         assert self.system.velocities is not None
         return self.system.velocities
+
+    @cached_property
+    def kinetic_energy(self) -> Tensor:
+        """(n_systems,) eV."""
+        return kinetic_energy(self.system)
+
+    @cached_property
+    def temperature(self) -> Tensor:
+        """(n_systems,) K: 2 K / (N_f k)."""
+        return 2.0 * self.kinetic_energy / (self.inertia.degrees * units.BOLTZMANN_EV_PER_K)
 
     def keeping(self, **of_systems: Tensor) -> State:
         """The state with these variables of its structures."""
@@ -126,9 +147,7 @@ def first_state(
 
 def accelerations(forces: Tensor, system: System, inertia: Inertia) -> tuple[Tensor, Tensor]:
     """a = F/m − ΣF/M, the last term where the centre of mass is held; and the net force ΣF."""
-    net_force = forces.sum(dim=0, keepdim=True)
-    if system.n_systems > 1:
-        net_force = forces.new_zeros(system.n_systems, 3).index_add(0, system.system_index, forces)
+    net_force = per_system(forces, system)
     if inertia.mass_share is not None:
         forces = forces - inertia.mass_share * per_atom(net_force, system)
     return forces * inertia.inverse_mass, net_force
@@ -157,4 +176,4 @@ def total_energy(state: State) -> Tensor | None:
     """(n_systems,) eV: kinetic and potential; ``None`` where the forces are no gradient of an energy."""
     if state.prediction.energy is None or not state.prediction.conservative:
         return None
-    return kinetic_energy(state.system) + state.prediction.energy
+    return state.kinetic_energy + state.prediction.energy

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kinetograph.dynamics.settings import require_whole
 from kinetograph.neighbors import NeighborList
+from kinetograph.nn.segments import sum_of_blocks
 from kinetograph.potential import Potential, Prediction, SumPotential
 from kinetograph.system import System
 
@@ -53,12 +54,9 @@ class TwoForces(Potential):
 
 def _balanced(forces: Tensor, system: System) -> Tensor:
     """Forces less their mean over each structure that has no fixed atoms."""
-    if system.n_systems == 1 and system.fixed is None:
-        return forces - forces.mean(dim=0, keepdim=True)
     counts = system.atoms_per_system
-    sums = forces.new_zeros(system.n_systems, 3).index_add(0, system.system_index, forces)
-    mean = sums / counts.unsqueeze(1)
+    mean = sum_of_blocks(forces, counts) / counts.unsqueeze(1)
     if system.fixed is not None:
-        n_fixed = counts.new_zeros(system.n_systems).index_add(0, system.system_index, system.fixed.long())
+        n_fixed = sum_of_blocks(system.fixed.long(), counts)
         mean = mean * (n_fixed == 0).unsqueeze(1)
     return forces - mean[system.system_index]

@@ -26,6 +26,7 @@ from torch import Tensor
 from kinetograph import units
 from kinetograph.dynamics.noise import Purpose, standard_normal, streams_of
 from kinetograph.errors import UserError
+from kinetograph.nn.segments import sum_of_blocks
 from kinetograph.system import System
 
 
@@ -85,10 +86,8 @@ def inertia_of(system: System, *, remove_com: bool) -> Inertia:
 
 
 def per_system(values: Tensor, system: System) -> Tensor:
-    """Sum over the atoms of each structure: (n_atoms, k) to (n_systems, k)."""
-    if system.n_systems == 1:
-        return values.sum(dim=0, keepdim=True)
-    return values.new_zeros(system.n_systems, values.shape[1]).index_add(0, system.system_index, values)
+    """Sum over the atoms of each structure: (n_atoms, …) to (n_systems, …)."""
+    return sum_of_blocks(values, system.atoms_per_system)
 
 
 def per_atom(values: Tensor, system: System) -> Tensor:
@@ -109,12 +108,8 @@ def without_drift(velocities: Tensor, system: System, inertia: Inertia) -> Tenso
 def kinetic_energy(system: System) -> Tensor:
     """(n_systems,) eV."""
     assert system.velocities is not None
-    per_atom_energy = system.masses * system.velocities.square().sum(dim=1)
-    if system.n_systems == 1:
-        total = per_atom_energy.sum(dim=0, keepdim=True)
-    else:
-        total = per_atom_energy.new_zeros(system.n_systems).index_add(0, system.system_index, per_atom_energy)
-    return 0.5 * units.AMU_A2_PER_FS2_IN_EV * total
+    twice = per_system(system.masses * system.velocities.square().sum(dim=1), system)
+    return 0.5 * units.AMU_A2_PER_FS2_IN_EV * twice
 
 
 def temperature(system: System, inertia: Inertia) -> Tensor:

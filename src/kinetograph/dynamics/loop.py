@@ -1,0 +1,277 @@
+"""The run loop: steps, reporters, guards and checkpoints, for one structure or a batch of replicas."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ase.io
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from torch import Tensor
+
+from kinetograph.dynamics.checkpoint import RunDescription, save_checkpoint
+from kinetograph.dynamics.guards import Guard
+from kinetograph.dynamics.replicas import integrator_of, keep_replicas
+from kinetograph.dynamics.reporters import Reporter
+from kinetograph.dynamics.state import Integrator, State
+from kinetograph.errors import RunFailed, UserError
+from kinetograph.potential import Potential
+from kinetograph.trajectory import TrajectoryWriter
+
+SECONDS_PER_CHECKPOINT = 30.0
+N_LAST_GOOD_FRAMES = 5
+
+
+class SimulationFailed(RunFailed):
+    """The run went wrong: a guard stopped every structure of it.
+
+    The trajectories, the last checkpoint and files with the last good frames are kept.
+    """
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A structure that a guard stopped."""
+
+    replica: int
+    """Its place in the batch that the run began with."""
+    step: int
+    """The step that was not taken any more."""
+    reason: str
+    last_frames: Path | None = None
+    """A file with the frames before it; ``None`` where the run writes no files."""
+
+    def sentence(self, n_replicas: int) -> str:
+        """For a person."""
+        who = "the run" if n_replicas == 1 else f"replica {self.replica}"
+        text = f"{who} went wrong at step {self.step}: {self.reason}."
+        if self.last_frames is not None:
+            text += f" Its trajectory is kept; the last good frames are in {self.last_frames}."
+        return text
+
+
+@dataclass
+class Averages:
+    """Sums over the steps made in this call, by replica."""
+
+    temperature_K: Tensor
+    net_force_eV_per_A: Tensor
+    n_steps: Tensor
+
+
+@dataclass
+class Outputs:
+    """Files of a run."""
+
+    checkpoint: Path
+    writers: dict[int, TrajectoryWriter]
+    """By replica."""
+
+    def flush(self) -> None:
+        for writer in self.writers.values():
+            writer.flush()
+
+
+@dataclass
+class Loop:
+    """One call of ``simulate``."""
+
+    potential: Potential
+    integrator: Integrator
+    """Of the replicas that still run."""
+    description: RunDescription
+    guards: Sequence[Guard]
+    outputs: Outputs | None
+    n_steps: int
+    checkpoint_every: int | None
+    n_replicas: int
+    failures: list[Failure] = field(default_factory=list)
+    """Those before a restart included."""
+    announce: Callable[[str], None] | None = None
+    """Tells a person at once what happened."""
+    wall_s: float = 0.0
+    _last_checkpoint: float = field(default_factory=time.monotonic)
+    _last_good: deque[State] = field(default_factory=lambda: deque(maxlen=N_LAST_GOOD_FRAMES))
+
+    def run(self, state: State, reporters: Sequence[Reporter], *, resumed: bool) -> tuple[State, Averages]:
+        """From a state to the last step; what is left of the batch, and averages by replica.
+
+        Raises:
+            SimulationFailed: no structure is left.
+            KeyboardInterrupt, SystemExit: a signal stopped the run after a whole step.
+        """
+        averages = Averages(*(torch.zeros(self.n_replicas, dtype=torch.float64) for _ in range(3)))
+        whole_integrator = self.integrator
+        self.integrator = integrator_of(whole_integrator, _replicas(state))
+        if not resumed:
+            for reporter in reporters:
+                reporter.report(state)
+            self._checkpoint(state)
+        started = time.perf_counter()
+        with _stop_requests() as stop:
+            while state.step < self.n_steps and stop.signal is None:
+                self._last_good.append(state)
+                state = self._guarded_step(state, whole_integrator)
+                rows = _replicas(state)
+                averages.temperature_K[rows] += state.temperature.cpu()
+                averages.net_force_eV_per_A[rows] += torch.linalg.vector_norm(state.net_force, dim=1).cpu()
+                averages.n_steps[rows] += 1.0
+                for reporter in reporters:
+                    if state.step % reporter.every == 0:
+                        reporter.report(state)
+                if self._checkpoint_is_due(state):
+                    self._checkpoint(state)
+            self.wall_s = time.perf_counter() - started
+            self._checkpoint(state)
+        if stop.signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        if stop.signal is not None:
+            raise KeyboardInterrupt
+        return state, averages
+
+    def _guarded_step(self, state: State, whole_integrator: Integrator) -> State:
+        """One step of all that are well; those that are not leave, and the others make it without them."""
+        while True:
+            wrong: dict[int, str] = {}
+            try:
+                new = self.integrator.step(state, self.potential)
+            except UserError as error:
+                wrong = self._refused(state, error)
+            else:
+                for guard in self.guards:
+                    if new.step % guard.every == 0:
+                        wrong = {**guard.check(new, self.integrator), **wrong}
+                if not wrong:
+                    return new
+            for index, reason in wrong.items():
+                self._note_failure(state, index, reason)
+            keep = [index for index in range(state.system.n_systems) if index not in wrong]
+            if not keep:
+                if self.outputs is not None:
+                    self.outputs.flush()
+                sentences = [failure.sentence(self.n_replicas) for failure in self.failures]
+                raise SimulationFailed(" ".join(sentences))
+            state = keep_replicas(state, keep)
+            self.integrator = integrator_of(whole_integrator, _replicas(state))
+
+    def _refused(self, state: State, error: UserError) -> dict[int, str]:
+        """Which structures the step is refused for: fused atoms, or atoms that lost their neighbours."""
+        n = state.system.n_systems
+        if n == 1:
+            return {0: error.what}
+        reasons = {}
+        for index in range(n):
+            alone = keep_replicas(state, [index])
+            try:
+                integrator_of(self.integrator, [index]).step(alone, self.potential)
+            except UserError as own:
+                reasons[index] = own.what
+        if not reasons:
+            raise error
+        return reasons
+
+    def _note_failure(self, state: State, index: int, reason: str) -> None:
+        """Remember it, after the last good frames are written."""
+        replica = state.streams[index].replica
+        path = None
+        if self.outputs is not None:
+            writer = self.outputs.writers[replica]
+            writer.flush()
+            path = beside(writer.path, ".failed.extxyz")
+            _write_frames(path, self._last_good, replica, self.integrator.timestep_fs)
+        self.failures.append(Failure(replica, state.step + 1, reason, path))
+        if self.announce is not None and self.n_replicas > 1:
+            self.announce(self.failures[-1].sentence(self.n_replicas))
+
+    def _checkpoint_is_due(self, state: State) -> bool:
+        if self.checkpoint_every is not None:
+            return state.step % self.checkpoint_every == 0
+        return time.monotonic() - self._last_checkpoint > SECONDS_PER_CHECKPOINT
+
+    def _checkpoint(self, state: State) -> None:
+        """The trajectories first: they must hold every frame up to the checkpoint."""
+        if self.outputs is not None:
+            self.outputs.flush()
+            failures = [(f.replica, f.step, f.reason) for f in self.failures]
+            save_checkpoint(self.outputs.checkpoint, state, self.description, failures=failures)
+        self._last_checkpoint = time.monotonic()
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The companion of a trajectory; only ``.h5`` gives way, so that ``a.100K`` and ``a.200K`` share none."""
+    return path.with_name((path.stem if path.suffix == ".h5" else path.name) + ending)
+
+
+def close_all(reporters: Sequence[Reporter]) -> None:
+    """Close every reporter, then raise the first error if there was one."""
+    errors: list[Exception] = []
+    for reporter in reporters:
+        try:
+            reporter.close()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _replicas(state: State) -> list[int]:
+    return [stream.replica for stream in state.streams]
+
+
+@dataclass
+class _StopRequest:
+    signal: int | None = None
+
+
+@contextmanager
+def _stop_requests() -> Iterator[_StopRequest]:
+    """Let the first SIGINT or SIGTERM stop the loop after a whole step; a second one acts at once."""
+    request = _StopRequest()
+    previous: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        signal.signal(number, previous[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: signals go elsewhere
+        pass
+    try:
+        yield request
+    finally:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
+
+
+def _write_frames(path: Path, states: Sequence[State], replica: int, timestep_fs: float) -> None:
+    """The frames of one replica as extended XYZ, energies and forces with them."""
+    frames = []
+    for state in states:
+        index = _replicas(state).index(replica)
+        own = state.system.system_index == index
+        atoms = replace(state.system, fixed=None).to_ase()[index]
+        energy = state.prediction.energy
+        results: dict[str, Any] = {"forces": state.prediction.forces[own].cpu().numpy()}
+        if energy is not None:
+            results["energy"] = float(energy[index])
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info = {"step": state.step, "time_fs": state.step * timestep_fs}
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")
+
+
+def mean(total: Tensor, averages: Averages) -> float:
+    """Over all replicas and steps; NaN where there were none."""
+    n = float(averages.n_steps.sum())
+    return float(total.sum()) / n if n else math.nan
