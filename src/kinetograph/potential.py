@@ -16,7 +16,7 @@ from kinetograph.graph import Graph, GraphRequest, build_graph
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
 from kinetograph.nn.model import Head, Model, Outputs
-from kinetograph.nn.segments import sum_to
+from kinetograph.nn.segments import sum_of_products, sum_to
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 
@@ -37,7 +37,7 @@ class Prediction:
     stress: Tensor | None = None
     """(n_systems, 3, 3) eV/Å³, tension positive; NaN for structures not periodic throughout."""
     direct_forces: Tensor | None = None
-    """(n_atoms, 3) eV/Å of the other head, while a model with both is trained."""
+    """(n_atoms, 3) eV/Å of the other head, where a model with both is asked for the two."""
     inner_forces: Tensor | None = None
     """(n_atoms, 3) eV/Å of the cheap model, where two are used for multiple time steps."""
 
@@ -133,11 +133,8 @@ def _from_energies(
         slope = slope.to(system.dtype)
         forces = forces.index_add(0, center, slope).index_add(0, neighbor, -slope)
         if with_stress:
-            outer = vectors.detach().to(system.dtype).unsqueeze(2) * slope.unsqueeze(1)
-            if system.n_systems == 1:
-                virial = virial + outer.sum(dim=0)
-            else:
-                virial = virial.index_add(0, system.system_index[center], outer)
+            counts = _edges_per_system(system, center)
+            virial = virial + sum_of_products(vectors.detach().to(system.dtype), slope, counts)
     if not fitting:
         energies = energies.detach()
     energies = energies.double()
@@ -149,6 +146,13 @@ def _from_energies(
         stress=_stress(virial, system) if with_stress else None,
         direct_forces=direct_forces,
     )
+
+
+def _edges_per_system(system: System, center: Tensor) -> Tensor:
+    """(n_systems,): edges are sorted by their centres, and so by structure."""
+    if system.n_systems == 1:
+        return torch.full((1,), len(center))
+    return torch.bincount(system.system_index[center], minlength=system.n_systems)
 
 
 def _stress(virial: Tensor, system: System) -> Tensor:
@@ -294,6 +298,8 @@ class LearnedPotential(Potential):
             zeros = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
             self.register_buffer("reference_energies", zeros)
         self.answers: Head = "conservative" if "conservative" in model.heads else "direct"
+        self.also_direct = False
+        """Whether conservative answers hold the direct forces too."""
         self.compiled = False  # a plain attribute: a run that resumes asks whether it is as it was
         self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
 
@@ -328,7 +334,7 @@ class LearnedPotential(Potential):
         self.answers = head
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
-        heads = self.model.heads if self.training else (self.answers,)
+        heads = self.model.heads if self.training or self.also_direct else (self.answers,)
         if "conservative" not in heads:
             graph = build_graph(system, neighbors, self.request, dtype=self.dtype)
             forces, energies = self._direct(graph)
@@ -342,13 +348,15 @@ class LearnedPotential(Potential):
         with torch.enable_grad():
             graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
             outputs = self.model(graph, heads)
-            direct = outputs.forces
+            direct = None if outputs.forces is None else outputs.forces * self.force_scale
+            if direct is not None and not _fitting(self):
+                direct = direct.detach()
             return _from_energies(
                 system,
                 graph,
                 self._in_eV(outputs.energies, system),
                 fitting=_fitting(self),
-                direct_forces=None if direct is None else (direct * self.force_scale).to(system.dtype),
+                direct_forces=None if direct is None else direct.to(system.dtype),
                 true_gradient=self.model.true_gradient,
             )
 

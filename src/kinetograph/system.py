@@ -77,7 +77,8 @@ class System:
     @property
     def volume(self) -> Tensor:
         """(n_systems,) Å³; NaN where a direction is not periodic."""
-        volume: Tensor = torch.linalg.det(self.cell).abs()
+        a, b, c = self.cell.unbind(dim=1)
+        volume = (torch.linalg.cross(a, b) * c).sum(dim=1).abs()
         return torch.where(self.pbc.all(dim=1), volume, torch.nan)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> System:

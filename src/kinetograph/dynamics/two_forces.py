@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from kinetograph.dynamics.settings import require_whole
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.segments import sum_of_blocks
-from kinetograph.potential import Potential, Prediction, SumPotential
+from kinetograph.potential import LearnedPotential, Potential, Prediction, SumPotential
 from kinetograph.system import System
 
 
@@ -34,6 +35,19 @@ class TwoForces(Potential):
         self.request = SumPotential(outer, inner).request
         self.domain = outer.domain
 
+    @staticmethod
+    def of_heads(model: LearnedPotential, ratio: int) -> TwoForces:
+        """The direct forces of a model inside, its conservative ones outside: one pass gives both.
+
+        Raises:
+            UserError: the model has not both.
+        """
+        inner, outer = copy.copy(model), copy.copy(model)  # they share the weights
+        inner.use_forces("direct")
+        outer.use_forces("conservative")
+        outer.also_direct = True
+        return TwoForces(inner, outer, ratio)
+
     @property
     def gives_energy(self) -> bool:
         return self.outer.gives_energy
@@ -44,7 +58,11 @@ class TwoForces(Potential):
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
         prediction: Prediction = self.outer(system, neighbors)
-        return replace(prediction, inner_forces=self.inner_forces(system, neighbors))
+        if prediction.direct_forces is not None:
+            inner = _balanced(prediction.direct_forces, system)
+        else:
+            inner = self.inner_forces(system, neighbors)
+        return replace(prediction, direct_forces=None, inner_forces=inner)
 
     def inner_forces(self, system: System, neighbors: NeighborList) -> Tensor:
         """(n_atoms, 3) eV/Å of the cheap model."""

@@ -23,3 +23,20 @@ def sum_of_blocks(values: Tensor, counts: Tensor) -> Tensor:
         return torch.stack([block.sum(dim=0) for block in torch.split(values, counts.tolist())])
     block_of_row = torch.repeat_interleave(counts, output_size=len(values))
     return sum_to(block_of_row, values, len(counts))
+
+
+def sum_of_products(first: Tensor, second: Tensor, counts: Tensor) -> Tensor:
+    """(n_blocks, a, b): Σ first_i second_j over consecutive rows, as :func:`sum_of_blocks` sums.
+
+    Args:
+        first: (n, a).
+        second: (n, b).
+        counts: (n_blocks,) rows in each block.
+    """
+    if len(counts) == 1:
+        return (first.T @ second).unsqueeze(0)
+    if first.device.type == "cpu":
+        sizes = counts.tolist()
+        pairs = zip(torch.split(first, sizes), torch.split(second, sizes), strict=True)
+        return torch.stack([a.T @ b for a, b in pairs])
+    return sum_of_blocks(first.unsqueeze(2) * second.unsqueeze(1), counts)
