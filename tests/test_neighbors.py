@@ -126,8 +126,79 @@ def test_a_list_is_stale_as_soon_as_one_atom_moved_half_the_skin() -> None:
     assert neighbors.updated(far) is not neighbors
     step[7, 1] = torch.nan
     assert neighbors.is_stale(replace(system, positions=system.positions + step))
-    strained = replace(system, cell=system.cell * 1.001)
-    assert neighbors.is_stale(strained)
+
+
+def test_a_list_survives_what_a_barostat_does_until_a_pair_could_be_missing() -> None:
+    """Without displacements: until cutoff + skin, along the direction that shrinks most, is the cutoff."""
+    system = System.from_ase(bulk("Ar", "fcc", 5.4, cubic=True) * (2, 2, 2))
+    system = replace(system, positions=system.positions + 100.0)  # far from the origin: no matter
+    neighbors = NeighborList.build(system, 5.0, skin=1.0)
+
+    def deformed(deformation: torch.Tensor, along: float = 0.0) -> System:
+        positions = system.positions @ deformation
+        positions[7, 1] += along
+        return replace(system, positions=positions, cell=system.cell @ deformation)
+
+    one = torch.eye(3, dtype=torch.float64)
+    for axes in ([1.0, 1.0, 1.0], [0.0, 0.0, 1.0]):
+        shrink = torch.diag(torch.tensor(axes, dtype=torch.float64))
+        assert neighbors.updated(deformed(one - 0.1666 * shrink)) is neighbors
+        assert neighbors.is_stale(deformed(one - 0.1667 * shrink))
+    assert neighbors.updated(deformed(1.5 * one)) is neighbors
+    # 6 × 0.9 = 5.4: two atoms may come 0.4 nearer
+    assert not neighbors.is_stale(deformed(0.9 * one, along=0.1999))
+    assert neighbors.is_stale(deformed(0.9 * one, along=0.2001))
+    assert neighbors.is_stale(deformed(torch.nan * one))
+    # A strain of the cell without its atoms counts as displacements.
+    assert neighbors.is_stale(replace(system, cell=system.cell * 1.01))
+
+
+def test_each_structure_of_a_batch_is_judged_by_its_own_cell() -> None:
+    systems = [System.from_ase(bulk("Ar", "fcc", 5.4, cubic=True) * (2, 2, 2))] * 2
+    together = batch(systems)
+    neighbors = NeighborList.build(together, 5.0, skin=1.0)
+    cell, positions = together.cell.clone(), together.positions.clone()
+    cell[0] *= 0.84  # all of the skin of the first
+    positions[: systems[0].n_atoms] *= 0.84
+    positions[-1, 0] += 0.49  # nearly all of the skin of the second
+    assert not neighbors.is_stale(replace(together, cell=cell, positions=positions))
+    positions[0, 0] += 0.05
+    assert neighbors.is_stale(replace(together, cell=cell, positions=positions))
+
+
+def test_a_cell_with_a_direction_that_is_not_periodic_makes_the_list_stale() -> None:
+    system = System.from_ase(fcc111("Pt", (2, 2, 2), vacuum=5.0))
+    neighbors = NeighborList.build(system, 4.0, skin=1.0)
+    assert neighbors.is_stale(replace(system, cell=system.cell * 1.0001))
+
+
+def test_no_pair_is_missing_from_a_list_that_is_not_stale(rng: np.random.Generator) -> None:
+    """Any deformation of any cell and any displacement, in batches of two."""
+    outcomes = []
+    for _ in range(200):
+        frames = []
+        for _ in range(2):
+            cell = rng.choice([3.5, 5.0, 8.0]) * (np.eye(3) + 0.3 * rng.normal(size=(3, 3)))
+            n = int(rng.integers(1, 6))
+            frames.append(
+                ase.Atoms(numbers=[18] * n, positions=rng.random((n, 3)) @ cell, cell=cell, pbc=True)
+            )
+        system = System.from_ase(frames)
+        neighbors = NeighborList.build(system, 3.0, skin=1.0)
+        size = 10.0 ** rng.uniform(-2.0, -0.5)
+        deformation = torch.eye(3, dtype=torch.float64) + size * torch.from_numpy(rng.normal(size=(2, 3, 3)))
+        moved = replace(
+            system,
+            positions=torch.einsum("ni,nij->nj", system.positions, deformation[system.system_index])
+            + size * torch.from_numpy(rng.normal(size=(system.n_atoms, 3))),
+            cell=system.cell @ deformation,
+        )
+        fresh = set(pairs_of(NeighborList.build(moved, 3.0)))
+        missing = fresh - set(pairs_of(neighbors))
+        outcomes.append((neighbors.is_stale(moved), bool(missing)))
+    assert (False, True) not in outcomes
+    assert outcomes.count((False, False)) > 30  # the test saw lists that were kept,
+    assert outcomes.count((True, True)) > 20  # and some that had to go
 
 
 def test_positions_that_are_not_finite_are_refused() -> None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +18,7 @@ import pytest
 
 from kinetograph import units
 from kinetograph.errors import UserError
-from kinetograph.trajectory import Frame, Trajectory, TrajectoryWriter
+from kinetograph.trajectory import Frame, Trajectory, TrajectoryWriter, h5md
 
 N_ATOMS = 7
 CELL = np.array([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [1.0, -1.5, 7.0]])
@@ -34,23 +39,22 @@ def frame(number: int, *, full: bool = True) -> Frame:
         potential_energy=-1.0 * number,
         kinetic_energy=2.0 * number,
         temperature=100.0 + number,
+        stress=rng.normal(size=(3, 3)) * 0.01,
+        pressure=-5.0 * number,
         conserved=3.0 * number,
     )
 
 
 def writer(path: Path, **options: object) -> TrajectoryWriter:
     settings = {
+        "atomic_numbers": np.array([8, 1, 1, 6, 18, 18, 79]),
+        "masses": np.array([16.0, 1.0, 2.0, 12.0, 40.0, 40.0, 197.0]),
+        "metadata": {"made": "here", "Å": [1, 2.5]},
         "pbc": np.array([True, True, True]),
         "bonds": np.array([[0, 1], [2, 3]]),
         "frames_per_flush": 4,
     }
-    return TrajectoryWriter(
-        path,
-        atomic_numbers=np.array([8, 1, 1, 6, 18, 18, 79]),
-        masses=np.array([16.0, 1.0, 2.0, 12.0, 40.0, 40.0, 197.0]),
-        metadata={"made": "here", "Å": [1, 2.5]},
-        **{**settings, **options},
-    )
+    return TrajectoryWriter(path, **{**settings, **options})
 
 
 def write(path: Path, n_frames: int, **options: object) -> list[Frame]:
@@ -82,8 +86,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
             "potential_energy_eV",
             "kinetic_energy_eV",
             "temperature_K",
+            "pressure_bar",
             "conserved_eV",
         }
+        assert read.observables["pressure_bar"].tolist() == [f.pressure for f in frames]
+        np.testing.assert_array_equal(read.stresses(), [f.stress for f in frames])
+        np.testing.assert_array_equal(read.stresses(slice(3, 5)), [f.stress for f in frames[3:5]])
         assert read.observables["temperature_K"].tolist() == [f.temperature for f in frames]
 
 
@@ -106,6 +114,9 @@ def test_a_frame_is_an_atoms_object_with_momenta_forces_and_energy(tmp_path: Pat
     np.testing.assert_allclose(atoms.get_forces(), frames[2].forces, rtol=2e-7)
     assert atoms.get_potential_energy() == -2.0
     assert atoms.info["step"] == 20
+    xx, xy, xz, yx, yy, yz, zx, zy, zz = frames[2].stress.ravel()
+    expected = [xx, yy, zz, (yz + zy) / 2, (xz + zx) / 2, (xy + yx) / 2]
+    np.testing.assert_allclose(atoms.get_stress(), expected, rtol=1e-15)  # tension is positive in both
     np.testing.assert_array_equal(atoms.cell.array, frames[2].cell)
 
 
@@ -115,6 +126,7 @@ def test_what_a_run_does_not_have_is_none(tmp_path: Path) -> None:
     with Trajectory.open(tmp_path / "a.h5") as read:
         assert read.velocities() is None
         assert read.forces() is None
+        assert read.stresses() is None
         assert read.bonds is None
         assert read.observables == {}
         np.testing.assert_array_equal(read.cells, np.zeros((1, 3, 3)))
@@ -138,6 +150,8 @@ def test_mdanalysis_sees_the_same(tmp_path: Path) -> None:
         box = triclinic_vectors(seen.dimensions)
         np.testing.assert_allclose(box @ box.T, one.cell @ one.cell.T, rtol=1e-5, atol=1e-4)
         assert seen.data["temperature_K"] == one.temperature
+        assert seen.data["pressure_bar"] == one.pressure
+        np.testing.assert_array_equal(seen.data["stress_eV_per_A3"], one.stress)
 
 
 def test_resuming_drops_later_frames_and_goes_on(tmp_path: Path) -> None:
@@ -201,12 +215,218 @@ def test_frames_out_of_order_or_of_another_shape_are_refused(tmp_path: Path) -> 
         with pytest.raises(ValueError, match="does not come after"):
             out.append(frame(1))
         with pytest.raises(ValueError, match="shape"):
-            out.append(Frame(step=99, time_fs=1.0, positions=np.zeros((3, 3)), cell=CELL))
+            out.append(replace(frame(3), positions=np.zeros((3, 3))))
+        with pytest.raises(ValueError, match="force of shape"):
+            out.append(replace(frame(3), forces=np.zeros(3)))
+        with pytest.raises(ValueError, match="no temperature_K"):
+            out.append(replace(frame(3), temperature=None))
+    with TrajectoryWriter.resume(tmp_path / "a.h5", after_step=20) as out:
+        with pytest.raises(ValueError, match="though the first frame of the file has"):
+            out.append(frame(3, full=False))
+        out.append(frame(3))
+
+
+def chunks_of(path: Path, name: str) -> list[tuple[bool, int]]:
+    """For each chunk of an atom vector: whether it is compressed, and its bytes."""
+    with h5py.File(path) as file:
+        dataset = file[f"particles/trajectory/{name}/value"]
+        found = [dataset.id.get_chunk_info(k) for k in range(dataset.id.get_num_chunks())]
+        return [(info.filter_mask == 0, info.size) for info in found]
+
+
+def long_frame(number: int, n_atoms: int = 60) -> Frame:
+    """Velocities of a gas: signs and exponents repeat themselves, the other bits do not."""
+    rng = np.random.default_rng(number)
+    vectors = {name: rng.normal(size=(n_atoms, 3)) for name in ("positions", "velocities", "forces")}
+    return Frame(step=number, time_fs=float(number), cell=CELL, **vectors)
+
+
+def long_writer(path: Path, n_atoms: int = 60, **options: object) -> TrajectoryWriter:
+    atoms = {"atomic_numbers": np.full(n_atoms, 18), "masses": np.full(n_atoms, 40.0), "bonds": None}
+    return writer(path, **{**atoms, "frames_per_flush": None, **options})
+
+
+@pytest.mark.parametrize("batch", [None, 40, 100])
+def test_full_chunks_are_compressed_without_loss_by_filters_that_hdf5_has(
+    tmp_path: Path, batch: int | None
+) -> None:
+    path = tmp_path / "a.h5"
+    n_chunk = h5md.CHUNK_BYTES // (60 * 12)
+    n_frames = 3 * n_chunk + 5
+    with long_writer(path, frames_per_flush=batch) as out:
+        for number in range(n_frames):
+            out.append(long_frame(number))
+    with h5py.File(path) as file:  # HDF5's own filters undo what was done
+        stored = file["particles/trajectory/velocity/value"]
+        assert stored.chunks[0] == n_chunk
+        np.testing.assert_array_equal(
+            stored[()], [long_frame(number).velocities.astype(np.float32) for number in range(n_frames)]
+        )
+    chunks = chunks_of(path, "velocity")
+    if batch is None or batch >= n_chunk:
+        assert [compressed for compressed, _ in chunks] == [True, True, True, False]
+        assert all(size < 0.85 * h5md.CHUNK_BYTES for _, size in chunks[:3])
+    assert len(chunks) == 4
+
+
+def test_chunks_filled_bit_by_bit_take_no_more_room_than_without_compression(tmp_path: Path) -> None:
+    """A chunk that is written again at another place leaves a hole for ever."""
+    path = tmp_path / "a.h5"
+    n_chunk = h5md.CHUNK_BYTES // (60 * 12)
+    with long_writer(path) as out:
+        for number in range(2 * n_chunk):
+            out.append(long_frame(number))
+            if number % 7 == 0:
+                out.flush()
+    raw = 2 * n_chunk * 3 * 60 * 12
+    # Beside the vectors: cells, steps and times, each in chunks of its own, and the index.
+    assert path.stat().st_size < raw + 3 * h5md.CHUNK_BYTES
+    with Trajectory.open(path) as read:
+        np.testing.assert_allclose(read.forces(-1), long_frame(2 * n_chunk - 1).forces, rtol=2e-7)
+
+
+def test_resuming_in_the_middle_of_a_chunk_keeps_it(tmp_path: Path) -> None:
+    n_chunk = h5md.CHUNK_BYTES // (60 * 12)
+    for path, stops in ((tmp_path / "whole.h5", ()), (tmp_path / "a.h5", (n_chunk + 3, n_chunk + 9))):
+        out = long_writer(path)
+        for number in range(2 * n_chunk + 2):
+            if number in stops:
+                out.close()
+                out = TrajectoryWriter.resume(path, after_step=number - 1)
+            out.append(long_frame(number))
+        out.close()
+    with Trajectory.open(tmp_path / "a.h5") as read, Trajectory.open(tmp_path / "whole.h5") as whole:
+        np.testing.assert_array_equal(read.steps, whole.steps)
+        np.testing.assert_array_equal(read.positions(), whole.positions())
+        np.testing.assert_array_equal(read.forces(), whole.forces())
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A disk that does not write until the event is set."""
+    ready = threading.Event()
+    real = h5md.append
+
+    def append(*arguments: object) -> None:
+        assert ready.wait(30.0)
+        real(*arguments)
+
+    monkeypatch.setattr(h5md, "append", append)
+    yield ready
+    ready.set()
+
+
+def test_a_run_goes_on_while_its_frames_are_written(tmp_path: Path, slow_disk: threading.Event) -> None:
+    out = writer(tmp_path / "a.h5", frames_per_flush=4)
+    out.append(frame(0))
+    out.flush()  # makes the file anew: the first batch
+    for number in range(1, 8):
+        out.append(frame(number))  # returns though the disk has not written yet
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 1
+    slow_disk.set()
+    out.flush()
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 8
+
+
+def test_a_run_waits_where_the_disk_is_slower_than_the_run(
+    tmp_path: Path, slow_disk: threading.Event
+) -> None:
+    out = writer(tmp_path / "a.h5", frames_per_flush=4)
+    out.append(frame(0))
+    out.flush()
+    for number in range(1, 8):
+        out.append(frame(number))
+    waiting = threading.Thread(target=out.append, args=(frame(8),))  # the second batch is full
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    slow_disk.set()
+    waiting.join(30.0)
+    assert not waiting.is_alive()
+    out.close()
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 9
+
+
+def test_what_the_disk_refuses_reaches_the_run_at_the_next_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = writer(tmp_path / "a.h5", frames_per_flush=4)
+    out.append(frame(0))
+    out.flush()
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5md, "append", refuse)
+        with pytest.raises(UserError, match="cannot be written: No space left"):
+            for number in range(1, 1000):
+                out.append(frame(number))
+                time.sleep(0.001)
+        assert number < 999
+    out.close()
+    with Trajectory.open(tmp_path / "a.h5") as read:  # no frame was lost
+        np.testing.assert_array_equal(read.steps, 10 * np.arange(number + 1))
+
+
+def test_frames_do_not_grow_old_in_memory(tmp_path: Path) -> None:
+    out = writer(tmp_path / "a.h5", frames_per_flush=1000, seconds_per_flush=0.2)
+    out.append(frame(0))
+    time.sleep(0.25)
+    out.append(frame(1))
+    for _ in range(100):
+        with Trajectory.open(tmp_path / "a.h5") as read:
+            if read.n_frames == 2:
+                return
+        time.sleep(0.1)
+    pytest.fail("the frames are not on disk")
+
+
+def test_memory_does_not_grow_with_the_length_of_a_run(tmp_path: Path) -> None:
+    """All that Python and numpy hold; HDF5's own chunk caches are of fixed size."""
+    n_frames, n_atoms = 20_000, 20
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.h5"
+    in_one_batch = 200 * 3 * n_atoms * 24  # bytes, double precision
+    in_all = n_frames * 3 * n_atoms * 24
+    tracemalloc.start()
+    try:
+        with long_writer(path, n_atoms, frames_per_flush=200) as out:
+            for number in range(n_frames):
+                vectors = rng.normal(size=(3, n_atoms, 3))
+                out.append(
+                    Frame(
+                        step=number,
+                        time_fs=float(number),
+                        positions=vectors[0],
+                        cell=CELL,
+                        velocities=vectors[1],
+                        forces=vectors[2],
+                    )
+                )
+        # Two batches with the objects around them, and what one of them becomes.
+        writing = tracemalloc.get_traced_memory()[1]
+        assert writing < 8 * in_one_batch < 0.1 * in_all
+        tracemalloc.reset_peak()
+        with Trajectory.open(path) as read:
+            assert read.n_frames == n_frames
+            for start in range(0, n_frames, 200):
+                assert read.positions(slice(start, start + 200)).shape == (200, n_atoms, 3)
+            for index in range(0, n_frames, 500):
+                read.frame(index)
+        # Steps and times of all frames are kept: 16 bytes each, twice while they are read.
+        assert tracemalloc.get_traced_memory()[1] - 32 * n_frames < 8 * in_one_batch
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_file_can_be_read_while_it_grows_and_a_reader_does_not_stop_the_writer(tmp_path: Path) -> None:
     out = writer(tmp_path / "a.h5", frames_per_flush=1)
     out.append(frame(0))
+    out.flush()
     body = """
 import h5py, sys
 with h5py.File("a.h5", "r") as locking, t.Trajectory.open("a.h5") as free:  # MDAnalysis locks as h5py does
@@ -220,6 +440,7 @@ with t.Trajectory.open("a.h5") as late:
         assert reader.stdout.readline() == "open\n"
         out.append(frame(1))
         out.append(frame(2))
+        out.flush()
         shown, _ = reader.communicate("go on\n")
     assert shown.split("\n")[:2] == [f"1 ({N_ATOMS}, 3)", "3"]
 
@@ -227,7 +448,7 @@ with t.Trajectory.open("a.h5") as late:
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, {folder!r})
-import kinetograph.trajectory.writer as t
+import kinetograph.trajectory.h5md as t
 from test_trajectory_child import frame, writer
 
 {body}
@@ -243,7 +464,7 @@ def start_child(tmp_path: Path, body: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("writes_before_the_kill", [1, 4, 10, 11])
+@pytest.mark.parametrize("writes_before_the_kill", [1, 4, 12, 13])
 def test_a_writer_killed_in_the_middle_of_an_append_leaves_what_was_there(
     tmp_path: Path, writes_before_the_kill: int
 ) -> None:
@@ -251,10 +472,11 @@ def test_a_writer_killed_in_the_middle_of_an_append_leaves_what_was_there(
 out = writer("a.h5", frames_per_flush=3)
 for number in range(6):
     out.append(frame(number))
+out.flush()
 real, count = t._extend, 0
-def killing(dataset, n_before, values):
+def killing(*arguments):
     global count
-    real(dataset, n_before, values)
+    real(*arguments)
     count += 1
     if count == {writes_before_the_kill}:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -280,6 +502,53 @@ for number in range(6, 12):
         np.testing.assert_array_equal(read.steps, whole.steps)
         np.testing.assert_array_equal(read.positions(), whole.positions())
         np.testing.assert_array_equal(read.forces(), whole.forces())
+
+
+def test_a_writer_killed_at_any_moment_leaves_all_that_was_flushed(tmp_path: Path) -> None:
+    """Children that write as fast as they can are killed after random times."""
+    body = """
+import mmap, random, struct, time
+for trial in range(12):
+    told = mmap.mmap(-1, 16)  # shared with the child: frames appended and frames flushed
+    child = os.fork()
+    if child == 0:
+        out = writer(f"{trial}.h5", frames_per_flush=7, overwrite=True)
+        for number in range(100000):
+            out.append(frame(number))
+            told[:8] = struct.pack("q", number + 1)
+            if number % 23 == 0:
+                out.flush()
+                told[8:] = struct.pack("q", number + 1)
+    while told[8] == 0 and told[9] == 0:
+        time.sleep(0.001)
+    time.sleep(random.Random(trial).uniform(0.0, 0.3))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(*struct.unpack("qq", told[:]), flush=True)
+"""
+    with start_child(tmp_path, body) as child:
+        shown, errors = child.communicate()
+    counts = [tuple(map(int, line.split())) for line in shown.splitlines()]
+    assert len(counts) == 12, errors
+    n_damaged = 0
+    for trial, (n_appended, n_flushed) in enumerate(counts):
+        with Trajectory.open(tmp_path / f"{trial}.h5") as read:
+            n_damaged += read.is_damaged
+            # The last word on what was appended and flushed may not have been told.
+            assert n_flushed <= read.n_frames <= n_appended + 1
+            assert read.n_frames >= n_appended - 2 * 7
+            last = read.n_frames - 1
+            np.testing.assert_array_equal(read.steps, 10 * np.arange(read.n_frames))
+            for index in {0, last // 2, last}:
+                expected = frame(index)
+                np.testing.assert_allclose(read.positions(index), expected.positions, rtol=1e-7)
+                np.testing.assert_allclose(read.forces(index), expected.forces, rtol=2e-7)
+                np.testing.assert_array_equal(read.stresses(index), expected.stress)
+        with TrajectoryWriter.resume(tmp_path / f"{trial}.h5", after_step=10 * last) as out:
+            out.append(frame(last + 1))
+        with Trajectory.open(tmp_path / f"{trial}.h5") as read:
+            assert read.n_frames == last + 2
+    assert n_damaged > 0  # else none was killed while it wrote, and the test shows little
 
 
 def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path) -> None:
@@ -316,11 +585,13 @@ def test_a_disk_without_space_is_refused_before_the_file_is_touched(
     out = writer(tmp_path / "a.h5", frames_per_flush=2)
     out.append(frame(0))
     out.append(frame(1))
+    out.flush()
     monkeypatch.delattr("os.posix_fallocate", raising=False)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     out.append(frame(2))
+    out.append(frame(3))
     with pytest.raises(UserError, match="No space left"):
-        out.append(frame(3))
+        out.flush()
     with Trajectory.open(tmp_path / "a.h5") as read:
         assert not read.is_damaged
         assert read.n_frames == 2

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kinetograph.bonds import BondRule
-from kinetograph.dynamics import Langevin, NoseHoover, VelocityVerlet, simulate
+from kinetograph.dynamics import (
+    MTK,
+    Bussi,
+    CellRescaling,
+    Langevin,
+    NoseHoover,
+    TwoForces,
+    VelocityVerlet,
+    simulate,
+)
+from kinetograph.dynamics.relax import relax
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph, neighbors_for
 from kinetograph.model_file import load
@@ -30,7 +40,10 @@ if TYPE_CHECKING:
 __version__ = _version("kinetograph")
 
 __all__ = [
+    "MTK",
     "BondRule",
+    "Bussi",
+    "CellRescaling",
     "Graph",
     "GraphRequest",
     "Langevin",
@@ -41,6 +54,7 @@ __all__ = [
     "SumPotential",
     "System",
     "Trajectory",
+    "TwoForces",
     "UserError",
     "VelocityVerlet",
     "batch",
@@ -49,6 +63,7 @@ __all__ = [
     "load",
     "neighbors_for",
     "read",
+    "relax",
     "simulate",
     "train",
 ]

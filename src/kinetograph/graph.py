@@ -150,7 +150,7 @@ def build_graph(
     # Grouped so that an edge and the one that goes back have exactly opposite vectors.
     vectors = (system.positions[neighbor] - system.positions[center]) + offset
     squares = vectors.square().sum(dim=1)
-    _refuse_coincident(system, center, neighbor, squares)
+    refuse_coincident(system, center, neighbor, squares)
 
     def within(cutoff: float) -> Tensor:
         return torch.nonzero(squares < cutoff**2)[:, 0]
@@ -239,7 +239,13 @@ def _nearest(
     return chosen[distances <= limit[center[chosen]]]
 
 
-def _refuse_coincident(system: System, center: Tensor, neighbor: Tensor, squares: Tensor) -> None:
+def refuse_coincident(system: System, center: Tensor, neighbor: Tensor, squares: Tensor) -> None:
+    """Raise ``UserError`` where two atoms are in one place.
+
+    Args:
+        center, neighbor: (n_edges,) atoms of each pair.
+        squares: (n_edges,) Å²: their squared distances.
+    """
     if len(squares) == 0 or not bool(squares.min() < COINCIDENT_A**2):
         return
     edge = int(squares.argmin())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -74,6 +75,19 @@ class NeighborList:
             edge_types=edge_types,
         )
 
+    @cached_property
+    def half(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre, neighbour and shift of one edge of each pair: the other one goes back the same way."""
+        once = self.center < self.neighbor
+        own_image = self.center == self.neighbor
+        if bool(own_image.any()):  # of two opposite images the one whose first shift is positive
+            first = self.shift[:, 0]
+            first = torch.where(first == 0, self.shift[:, 1], first)
+            first = torch.where(first == 0, self.shift[:, 2], first)
+            once = once | (own_image & (first > 0))
+        chosen = torch.nonzero(once)[:, 0]
+        return self.center[chosen], self.neighbor[chosen], self.shift[chosen]
+
     def to(self, device: torch.device | str) -> NeighborList:
         """The same list on another device."""
         return replace(
@@ -87,18 +101,30 @@ class NeighborList:
         )
 
     def is_stale(self, system: System) -> bool:
-        """Whether a pair inside the cutoff could be missing for these positions.
+        """Whether a pair inside the cutoff could be missing for these positions in this cell.
 
         Two atoms approach by at most the sum of their displacements, so the list holds while no
-        atom has moved more than half the skin. Any change of the cell makes it stale.
+        atom has moved more than half the skin. Where the cell has changed, h = h₀ F, positions are
+        compared with r₀ F: a pair that is not listed was beyond cutoff + skin, F shortens that to no
+        less than its smallest singular value times it, and displacements from r₀ F do the rest.
         """
         if self.cell is not system.cell and not torch.equal(self.cell, system.cell):
-            return True
+            return self._is_stale_in_another_cell(system)
         if self.positions is system.positions:
             return False
         moved = (system.positions - self.positions).square().sum(dim=1).max()
         # NaN positions compare false with everything: ask for "not within" instead of "beyond".
         return not bool(moved <= (0.5 * self.skin) ** 2)
+
+    def _is_stale_in_another_cell(self, system: System) -> bool:
+        if not bool(system.pbc.all() & torch.isfinite(system.cell).all()):
+            return True  # a vector of a direction that is not periodic says nothing of positions
+        deformation = torch.linalg.solve(self.cell, system.cell)
+        shortest: Tensor = torch.linalg.matrix_norm(deformation, ord=-2)
+        affine = torch.einsum("ni,nij->nj", self.positions, deformation[system.system_index])
+        squares = (system.positions - affine).square().sum(dim=1)
+        moved = torch.zeros_like(shortest).scatter_reduce(0, system.system_index, squares, "amax").sqrt()
+        return not bool((shortest * (self.cutoff + self.skin) - 2.0 * moved >= self.cutoff).all())
 
     def updated(self, system: System) -> NeighborList:
         """This list while it holds for the system, a new one otherwise."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetograph.errors import UserError
-from kinetograph.graph import Graph, GraphRequest, build_graph
+from kinetograph.graph import Graph, GraphRequest, build_graph, refuse_coincident
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
 from kinetograph.nn.model import Head, Model, Outputs
@@ -40,6 +40,8 @@ class Prediction:
     """(n_atoms, 3) eV/Å of the other head, where a model with both is asked for the two."""
     inner_forces: Tensor | None = None
     """(n_atoms, 3) eV/Å of the cheap model, where two are used for multiple time steps."""
+    force_std: Tensor | None = None
+    """(n_atoms,) eV/Å, of an ensemble: root mean square over its members of |F_k − mean F|."""
 
 
 class Potential(nn.Module, ABC):
@@ -164,6 +166,53 @@ def _stress(virial: Tensor, system: System) -> Tensor:
     volume = torch.where(periodic, system.volume, 1.0)
     stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
     return torch.where(periodic[:, None, None], stress, torch.nan)
+
+
+class PairEnergyPotential(Potential):
+    """An energy of every pair of atoms, from their distance alone: each pair is looked at once."""
+
+    gives_energy = True
+    gives_atomic_energies = True
+
+    @abstractmethod
+    def pair_energy(self, distances: Tensor) -> Tensor:
+        """(n_pairs,) eV, for distances (Å) below the cutoff."""
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        first, second, shift = neighbors.half
+        vectors = system.positions.index_select(0, second) - system.positions.index_select(0, first)
+        if bool(system.pbc.any()):
+            shift = shift.to(system.dtype)
+            if system.n_systems == 1:
+                vectors = vectors + shift @ system.cell[0]
+            else:
+                cells = system.cell[system.system_index[first]]
+                vectors = vectors + (shift.unsqueeze(1) @ cells).squeeze(1)
+        squares = vectors.square().sum(dim=1)
+        refuse_coincident(system, first, second, squares)
+        cutoff = self.request.cutoff
+        inside = squares < cutoff**2
+        with torch.enable_grad():
+            distances = squares.sqrt().clamp(max=cutoff).requires_grad_(True)
+            energies = self.pair_energy(distances)
+            (slope,) = torch.autograd.grad(energies.sum(), distances)
+        energies = (energies.detach() * inside).double()
+        # −u'(r) along the vector from the first atom is the force on the second; the first has the opposite.
+        pull = (slope / distances.detach() * inside).unsqueeze(1) * vectors
+        forces = sum_to(first, pull, system.n_atoms).index_add(0, second, -pull)
+        halves = 0.5 * energies
+        atomic = sum_to(first, halves, system.n_atoms).index_add(0, second, halves)
+        stress = None
+        if bool(system.pbc.all(dim=1).any()):
+            virial = sum_of_products(vectors, pull, _edges_per_system(system, first))
+            stress = _stress(virial, system)
+        return Prediction(
+            forces=forces,
+            conservative=True,
+            energy=sum_to(system.system_index, atomic, system.n_systems),
+            atomic_energies=atomic,
+            stress=stress,
+        )
 
 
 class SpaceEnergyPotential(Potential):

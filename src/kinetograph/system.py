@@ -117,8 +117,9 @@ class System:
 
         Raises:
             UserError: a structure has no atoms; positions, velocities or cell are not finite; a periodic
-                direction has no cell vector or the periodic ones are parallel; a bond names an atom that
-                its structure does not have. The message names the structure where there are many.
+                direction has no cell vector or the periodic ones are parallel; a bond or a rigid
+                pair names an atom that its structure does not have. The message names the structure where
+                there are many.
         """
         for index, count in enumerate(self.atoms_per_system.tolist()):
             if count == 0:
@@ -137,15 +138,19 @@ class System:
         cells, pbc = self.cell.detach().double().cpu().numpy(), self.pbc.cpu().numpy()
         for index in range(self.n_systems):
             _check_cell(cells[index], pbc[index], self._name(index))
-        if self.bonds is not None and len(self.bonds):
-            inside = ((self.bonds >= 0) & (self.bonds < self.n_atoms)).all(dim=1)
-            structure = self.system_index[self.bonds.clamp(0, self.n_atoms - 1)]
-            outside = torch.nonzero(~inside | (structure[:, 0] != structure[:, 1]))
+        for what, pairs in (("bond", self.bonds), ("rigid pair", self.rigid)):
+            if pairs is None or len(pairs) == 0:
+                continue
+            inside = ((pairs >= 0) & (pairs < self.n_atoms)).all(dim=1)
+            structure = self.system_index[pairs.clamp(0, self.n_atoms - 1)]
+            outside = torch.nonzero(
+                ~inside | (structure[:, 0] != structure[:, 1]) | (pairs[:, 0] == pairs[:, 1])
+            )
             if len(outside):
-                first, second = self.bonds[int(outside[0])].tolist()
+                first, second = pairs[int(outside[0])].tolist()
                 raise UserError(
-                    f"a bond joins atoms {first} and {second}, which are not two atoms of one structure",
-                    where="bonds",
+                    f"a {what} joins atoms {first} and {second}, which are not two atoms of one structure",
+                    where="bonds" if what == "bond" else "rigid bonds",
                     mend="Atoms are counted from 0.",
                 )
 

@@ -21,41 +21,10 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kinetograph.cli import main
 from kinetograph.trajectory import Trajectory
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run one command line in ``tmp_path``; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kinetograph", *map(str, words)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-def refused(result: tuple[int, str, str], *texts: str) -> None:
-    """One message on stderr, nothing on stdout, no traceback, exit code 2."""
-    code, out, err = result
-    assert code == 2, err
-    assert out == ""
-    assert err.lstrip().startswith("Error: ")
-    assert "Traceback" not in err
-    for text in texts:
-        assert text in err.replace("\n", " ")
+Refused = Callable[..., None]
 
 
 def argon_start(path: Path) -> Path:
@@ -206,7 +175,7 @@ def test_models_leaves_weights_unfilled_and_later_ones_as_they_were(run: Run) ->
     assert not torch.nn.init.zeros_(torch.ones(2)).any()
 
 
-def test_template(run: Run, tmp_path: Path) -> None:
+def test_template(run: Run, refused: Refused, tmp_path: Path) -> None:
     assert run("template", "t.yaml")[0] == 0
     assert "max_steps" in (tmp_path / "t.yaml").read_text()
     refused(run("template", "t.yaml"), "exists already")
@@ -262,7 +231,7 @@ def infinite_forces() -> Atoms:
     ],
 )
 def test_evaluate_refuses_bad_frames(
-    run: Run, argon_model: Path, tmp_path: Path, bad: Callable[[], Atoms], text: str
+    run: Run, refused: Refused, argon_model: Path, tmp_path: Path, bad: Callable[[], Atoms], text: str
 ) -> None:
     ase.io.write(tmp_path / "bad.extxyz", [frame(forces=np.zeros((2, 3))), bad()], format="extxyz")
     refused(run("evaluate", argon_model, "bad.extxyz", "--out", "e"), text, "bad.extxyz")
@@ -271,7 +240,7 @@ def test_evaluate_refuses_bad_frames(
 
 @pytest.mark.parametrize("bad", [frame, nan_forces, infinite_forces])
 def test_train_refuses_bad_frames_before_it_makes_a_folder(
-    run: Run, argon_config: dict[str, Any], tmp_path: Path, bad: Callable[[], Atoms]
+    run: Run, refused: Refused, argon_config: dict[str, Any], tmp_path: Path, bad: Callable[[], Atoms]
 ) -> None:
     ase.io.write(tmp_path / "bad.extxyz", bad(), format="extxyz")
     config = {**argon_config, "data": {**argon_config["data"], "train": "bad.extxyz"}}
@@ -280,7 +249,9 @@ def test_train_refuses_bad_frames_before_it_makes_a_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_config_key_names_the_nearest(run: Run, argon_config: dict[str, Any], tmp_path: Path) -> None:
+def test_unknown_config_key_names_the_nearest(
+    run: Run, refused: Refused, argon_config: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(argon_config))
     refused(run("train", "c.yaml", "training.max_step=3"), "unknown key 'training.max_step'", "'max_steps'")
 
@@ -295,7 +266,7 @@ def test_unknown_config_key_names_the_nearest(run: Run, argon_config: dict[str, 
     ],
 )
 def test_md_refuses_bad_structures(
-    run: Run, argon_model: Path, tmp_path: Path, change: Callable[[Atoms], None], text: str
+    run: Run, refused: Refused, argon_model: Path, tmp_path: Path, change: Callable[[Atoms], None], text: str
 ) -> None:
     atoms = frame()
     change(atoms)
@@ -305,7 +276,7 @@ def test_md_refuses_bad_structures(
 
 
 def test_missing_truncated_and_foreign_files(
-    run: Run, argon_model: Path, argon_data: Path, tmp_path: Path
+    run: Run, refused: Refused, argon_model: Path, argon_data: Path, tmp_path: Path
 ) -> None:
     test = argon_data / "test.extxyz"
     refused(run("evaluate", "none.kg", test), "no such model file", "none.kg")
@@ -324,7 +295,7 @@ def test_missing_truncated_and_foreign_files(
 
 
 def test_places_that_cannot_be_written_and_values_that_cannot_be_read(
-    run: Run, argon_config: dict[str, Any], argon_model: Path, tmp_path: Path
+    run: Run, refused: Refused, argon_config: dict[str, Any], argon_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(argon_config))
     refused(run("template", "nowhere/x.yaml"), "nowhere/x.yaml")
@@ -338,7 +309,7 @@ def test_places_that_cannot_be_written_and_values_that_cannot_be_read(
 
 
 def test_outputs_that_exist_are_not_replaced(
-    run: Run, argon_model: Path, argon_data: Path, tmp_path: Path
+    run: Run, refused: Refused, argon_model: Path, argon_data: Path, tmp_path: Path
 ) -> None:
     start = argon_start(tmp_path / "start.extxyz")
     md = ("md", argon_model, start, "--temperature-K", "60", "--steps", "2", "--out", "a.h5")
@@ -349,7 +320,9 @@ def test_outputs_that_exist_are_not_replaced(
         assert run(*words, "--overwrite")[0] == 0
 
 
-def test_md_refuses_impossible_settings(run: Run, argon_model: Path, tmp_path: Path) -> None:
+def test_md_refuses_impossible_settings(
+    run: Run, refused: Refused, argon_model: Path, tmp_path: Path
+) -> None:
     start = argon_start(tmp_path / "start.extxyz")
     refused(run("md", argon_model, start), "needs a temperature")
     refused(run("md", argon_model, start, "--temperature-K", "-5"), "temperature")

@@ -595,3 +595,28 @@ def test_the_loop_costs_little_beside_the_smallest_of_models() -> None:
         loop.append(seconds_of_the_loop())
         forces.append(seconds_of_the_forces())
     assert min(loop) < min(forces)
+
+
+def test_frames_hold_stress_and_pressure_of_what_is_periodic(tmp_path: Path) -> None:
+    """The pressure is that of the frame's own velocities and stress: (2K + W)/(3V)."""
+    from kinetograph import units
+
+    simulate(lennard_jones(), argon(), VelocityVerlet(4.0), n_steps=10, path=tmp_path / "a.h5", **SETTINGS)
+    with Trajectory.open(tmp_path / "a.h5") as trajectory:
+        values = trajectory.observables
+        atoms = trajectory.frame(-1)
+        virial = -atoms.get_stress(voigt=False).trace() * atoms.get_volume()
+        inner = (2.0 * values["kinetic_energy_eV"][-1] + virial) / (3.0 * atoms.get_volume())
+        assert values["pressure_bar"][-1] == pytest.approx(inner * units.EV_PER_A3_IN_BAR, rel=1e-9)
+    cluster = argon().to_ase()[0]
+    cluster.pbc = False
+    simulate(
+        lennard_jones(),
+        System.from_ase(cluster),
+        VelocityVerlet(4.0),
+        n_steps=5,
+        path=tmp_path / "b.h5",
+        **SETTINGS,
+    )
+    with Trajectory.open(tmp_path / "b.h5") as trajectory:
+        assert "pressure_bar" not in trajectory.observables

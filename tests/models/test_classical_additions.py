@@ -9,21 +9,21 @@ import ase
 import numpy as np
 import pytest
 import torch
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.data import covalent_radii
 
 from kinetograph.errors import UserError
-from kinetograph.graph import neighbors_for
+from kinetograph.graph import Graph, neighbors_for
 from kinetograph.models.classical import ZBL, LennardJones, Morse
-from kinetograph.potential import EnergyPotential, Prediction, SumPotential
+from kinetograph.potential import EnergyPotential, PairEnergyPotential, Potential, Prediction, SumPotential
 from kinetograph.system import System, batch
 
 
-def predict(potential: EnergyPotential, system: System) -> Prediction:
+def predict(potential: Potential, system: System) -> Prediction:
     return potential(system, neighbors_for(system, potential.request))
 
 
-def energy(potential: EnergyPotential, system: System) -> float:
+def energy(potential: Potential, system: System) -> float:
     value = predict(potential, system).energy
     assert value is not None
     return float(value.sum())
@@ -240,3 +240,42 @@ def test_impossible_radii_and_unknown_elements_are_refused() -> None:
     ZBL(outer=2.0).check_elements([1, 99])
     with pytest.raises(ValueError, match="switch_start"):
         Morse(depth=1.0, steepness=1.0, length=1.0, cutoff=3.0, truncation="switch")
+
+
+class ThroughGraph(EnergyPotential):
+    """A pair potential as an energy of edges, differentiated along them: every pair is looked at twice."""
+
+    def __init__(self, pairs: PairEnergyPotential) -> None:
+        super().__init__()
+        self.pairs = pairs
+        self.request = pairs.request
+
+    def graph_energies(self, graph: Graph) -> torch.Tensor:
+        halves = 0.5 * self.pairs.pair_energy(graph.distances)
+        return torch.zeros(graph.n_atoms, dtype=halves.dtype).index_add(0, graph.center, halves)
+
+
+@pytest.mark.parametrize("truncation", ["cut", "shift", "switch"])
+def test_each_pair_looked_at_once_gives_what_edges_give(truncation: str) -> None:
+    """A molecule, a slab, a skewed cell, and one smaller than the cutoff: its atoms meet their images."""
+    options = {"cutoff": 5.0, "truncation": truncation}
+    if truncation == "switch":
+        options["switch_start"] = 4.0
+    small = bulk("Ar", "fcc", 5.3)  # one atom; images at 3.7 Å
+    skewed = bulk("Ar", "fcc", 5.3, cubic=True)
+    skewed.set_cell(skewed.cell[:] @ (np.eye(3) + 0.1 * np.arange(9).reshape(3, 3) / 9.0), scale_atoms=True)
+    skewed.rattle(0.2, seed=1)
+    slab = bulk("Ar", "fcc", 5.3, cubic=True)
+    slab.pbc = [True, True, False]
+    slab.rattle(0.2, seed=2)
+    cluster = ase.Atoms("Ar4", positions=[[0, 0, 0], [3.6, 0, 0], [0, 3.7, 0], [0.2, 0.1, 3.5]])
+    for atoms in ([small], [skewed], [cluster], [small, slab, cluster, skewed]):
+        system = batch([System.from_ase(one) for one in atoms])
+        potential = LennardJones(epsilon=0.0103, sigma=3.4, **options)
+        neighbors = neighbors_for(system, potential.request, skin=0.7)
+        found, expected = potential(system, neighbors), ThroughGraph(potential)(system, neighbors)
+        for name in ("forces", "energy", "atomic_energies"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=1e-14)
+        assert (found.stress is None) == (expected.stress is None)
+        if found.stress is not None:
+            torch.testing.assert_close(found.stress, expected.stress, rtol=1e-12, atol=1e-16, equal_nan=True)

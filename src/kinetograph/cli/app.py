@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kinetograph.cli import analyze, demo, evaluate, generate, info, md, models, report, train
+from kinetograph.cli import analyze, data, demo, evaluate, generate, info, md, models, relax, report, train
 
 app = typer.Typer(
     name="kinetograph",
@@ -36,10 +36,12 @@ def _options(
 
 app.command("demo")(demo.demo)
 app.add_typer(generate.app, name="generate")
+app.add_typer(data.app, name="data")
 app.command("template")(train.template)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("md")(md.md)
+app.command("relax")(relax.relax)
 app.command("analyze")(analyze.analyze)
 app.command("report")(report.report)
 app.command("models")(models.models)

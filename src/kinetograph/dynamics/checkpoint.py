@@ -64,7 +64,8 @@ def describe_potential(potential: Potential) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, value in potential.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        plain = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
     return {
         "name": type(potential).__name__,
         "request": asdict(potential.request),

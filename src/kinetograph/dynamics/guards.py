@@ -209,12 +209,49 @@ class BondGuard:
         return reasons
 
 
+@dataclass(frozen=True)
+class DisagreementGuard:
+    """Members of an ensemble that do not agree on a force: none of them was trained on such a structure.
+
+    It has nothing to watch where the potential is a single model.
+    """
+
+    max_force_std_eV_per_A: float = 1.0
+    """Of the root mean square over members of |F − mean F|, for any atom."""
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        require_positive("max_force_std_eV_per_A", self.max_force_std_eV_per_A)
+        require_whole("every", self.every, least=1)
+
+    def prepare(self, state: State, integrator: Integrator) -> State:
+        return state
+
+    def check(self, state: State, integrator: Integrator) -> dict[int, str]:
+        std = state.prediction.force_std
+        if std is None:
+            return {}
+        reasons: dict[int, str] = {}
+        index = state.system.system_index
+        for atom in torch.nonzero(~(std <= self.max_force_std_eV_per_A))[:, 0].tolist():
+            structure = int(index[atom])
+            number = atom - int((index < structure).sum())
+            symbol = chemical_symbols[int(state.system.atomic_numbers[atom])]
+            sentence = (
+                f"the members of the ensemble disagree on the force on atom {number} ({symbol}) "
+                f"by {float(std[atom]):.2f} eV/Å, the limit is {self.max_force_std_eV_per_A:g}"
+            )
+            reasons.setdefault(structure, sentence)
+        return reasons
+
+
 DEFAULT_GUARDS: tuple[Guard, ...] = (
     TemperatureGuard(),
     EnergyGuard(),
     DriftGuard(),
     CloseAtomsGuard(),
     BondGuard(),
+    DisagreementGuard(),
 )
 
 

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -43,8 +43,8 @@ from kinetograph import units
 from kinetograph.dynamics.motion import drift, propagate
 from kinetograph.dynamics.noise import Purpose, standard_normal
 from kinetograph.dynamics.settings import Temperature, check_temperature, require_positive, thermal_energy
-from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, moving, total_energy
-from kinetograph.dynamics.velocities import kinetic_energy, per_atom, without_drift
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, changed, first_state, moving, total_energy
+from kinetograph.dynamics.velocities import per_atom, without_drift
 from kinetograph.potential import Potential
 from kinetograph.system import System
 
@@ -83,14 +83,14 @@ class Langevin:
 
     def step(self, state: State, potential: Potential) -> State:
         state = propagate(state, potential, self.timestep_fs, drift=self._drift_in_bath)
-        return replace(state, step=state.step + 1)
+        return changed(state, step=state.step + 1)
 
     def _drift_in_bath(self, state: State, time_fs: float, part: int) -> State:
         """A, O, A over so much time."""
         state = drift(state, 0.5 * time_fs)
-        before = kinetic_energy(state.system)
+        before = state.kinetic_energy
         state = self._bath(state, time_fs, part)
-        state = state.keeping(heat=state.of_systems["heat"] + (kinetic_energy(state.system) - before))
+        state = state.keeping(heat=state.of_systems["heat"] + (state.kinetic_energy - before))
         return drift(state, 0.5 * time_fs)
 
     def _bath(self, state: State, time_fs: float, part: int) -> State:

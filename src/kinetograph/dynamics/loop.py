@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kinetograph.dynamics.checkpoint import RunDescription, save_checkpoint
 from kinetograph.dynamics.guards import Guard
+from kinetograph.dynamics.noise import Streams
 from kinetograph.dynamics.replicas import integrator_of, keep_replicas
 from kinetograph.dynamics.reporters import Reporter
 from kinetograph.dynamics.state import Integrator, State
@@ -59,13 +60,24 @@ class Failure:
         return text
 
 
-@dataclass
 class Averages:
     """Sums over the steps made in this call, by replica."""
 
-    temperature_K: Tensor
-    net_force_eV_per_A: Tensor
-    n_steps: Tensor
+    def __init__(self, n_replicas: int) -> None:
+        self.temperature_K, self.net_force_eV_per_A, self.n_steps = torch.zeros(
+            3, n_replicas, dtype=torch.float64
+        )
+        self._streams: Streams = ()
+        self._rows = torch.zeros(0, dtype=torch.int64)
+
+    def add(self, state: State) -> None:
+        """Count one step."""
+        if state.streams is not self._streams:
+            self._streams, self._rows = state.streams, torch.tensor(_replicas(state))
+        self.temperature_K.index_add_(0, self._rows, state.temperature.cpu())
+        net = torch.linalg.vector_norm(state.net_force, dim=1).cpu()
+        self.net_force_eV_per_A.index_add_(0, self._rows, net)
+        self.n_steps.index_add_(0, self._rows, torch.ones_like(net))
 
 
 @dataclass
@@ -109,7 +121,7 @@ class Loop:
             SimulationFailed: no structure is left.
             KeyboardInterrupt, SystemExit: a signal stopped the run after a whole step.
         """
-        averages = Averages(*(torch.zeros(self.n_replicas, dtype=torch.float64) for _ in range(3)))
+        averages = Averages(self.n_replicas)
         whole_integrator = self.integrator
         self.integrator = integrator_of(whole_integrator, _replicas(state))
         if not resumed:
@@ -121,10 +133,7 @@ class Loop:
             while state.step < self.n_steps and stop.signal is None:
                 self._last_good.append(state)
                 state = self._guarded_step(state, whole_integrator)
-                rows = _replicas(state)
-                averages.temperature_K[rows] += state.temperature.cpu()
-                averages.net_force_eV_per_A[rows] += torch.linalg.vector_norm(state.net_force, dim=1).cpu()
-                averages.n_steps[rows] += 1.0
+                averages.add(state)
                 for reporter in reporters:
                     if state.step % reporter.every == 0:
                         reporter.report(state)

@@ -17,11 +17,10 @@ by RATTLE's second half.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from torch import Tensor
 
-from kinetograph.dynamics.state import State, accelerations, evaluated, moving
+from kinetograph.dynamics.state import State, accelerations, changed, evaluated, moving
 from kinetograph.dynamics.two_forces import TwoForces
 from kinetograph.potential import Potential
 
@@ -44,11 +43,11 @@ def drift(state: State, time_fs: float, part: int = 0) -> State:
     positions = state.positions.add(state.velocities, alpha=time_fs)
     system = state.system
     if state.rigid is None:
-        return replace(state, system=replace(system, positions=positions))
+        return changed(state, system=changed(system, positions=positions))
     held = state.rigid.held_positions(state.positions, positions)
     velocities = state.velocities.add(held - positions, alpha=1.0 / time_fs)
     velocities = state.rigid.held_velocities(held, velocities)
-    return replace(state, system=replace(system, positions=held, velocities=velocities))
+    return changed(state, system=changed(system, positions=held, velocities=velocities))
 
 
 def propagate(
@@ -74,7 +73,7 @@ def _respa(state: State, forces: TwoForces, timestep_fs: float, kick: Kick, drif
             neighbors = state.neighbors.updated(state.system)
             inner = forces.inner_forces(state.system, neighbors)
             cheap, _ = accelerations(inner, state.system, state.inertia)
-            state = replace(state, neighbors=neighbors)
+            state = changed(state, neighbors=neighbors)
         else:
             state = evaluated(state, forces)
             cheap = _cheap_acceleration(state)

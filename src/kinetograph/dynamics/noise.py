@@ -23,6 +23,7 @@ from kinetograph.system import System
 
 Array = np.ndarray[Any, Any]
 
+
 @dataclass(frozen=True)
 class Stream:
     """The random numbers of one structure."""

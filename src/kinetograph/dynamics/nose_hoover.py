@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,8 +54,8 @@ from kinetograph.dynamics.settings import (
     require_positive,
     thermal_energy,
 )
-from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, moving, total_energy
-from kinetograph.dynamics.velocities import kinetic_energy, per_atom, per_system
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, changed, first_state, moving, total_energy
+from kinetograph.dynamics.velocities import per_atom, per_system
 from kinetograph.errors import UserError
 from kinetograph.potential import Potential
 from kinetograph.system import System
@@ -133,7 +133,7 @@ class NoseHoover:
         state = self._thermostat(state)
         state = propagate(state, potential, self.timestep_fs)
         state = self._thermostat(state)
-        return replace(state, step=state.step + 1)
+        return changed(state, step=state.step + 1)
 
     def conserved_quantity(self, state: State) -> Tensor | None:
         energy = total_energy(state)
@@ -151,7 +151,7 @@ class NoseHoover:
         """Half a step of the chains, on the degrees of freedom that they hold."""
         if self.massive:
             return self._massive_thermostat(state)
-        scale, state = self._half_step_of_chains(state, kinetic_energy(state.system))
+        scale, state = self._half_step_of_chains(state, state.kinetic_energy)
         return moving(state, state.velocities * per_atom(scale.unsqueeze(1), state.system))
 
     def _massive_thermostat(self, state: State) -> State:
@@ -205,7 +205,7 @@ class NoseHoover:
             "chain_positions": room.masked_scatter(active, positions),
             "chain_velocities": room.masked_scatter(active, velocities),
         }
-        return replace(state, of_atoms={**state.of_atoms, **chains})
+        return changed(state, of_atoms={**state.of_atoms, **chains})
 
     def _baths(self, state: State) -> tuple[Tensor, Tensor]:
         """(n_chains,) kT in eV and degrees of freedom of each chain."""

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from torch import Tensor
 
 from kinetograph import units
+from kinetograph.dynamics.pressure import pressure_bar
 from kinetograph.dynamics.state import Integrator, State
 from kinetograph.graph import build_graph
 from kinetograph.potential import Potential
@@ -62,6 +63,9 @@ class TrajectoryReporter:
         def parts(values: Tensor) -> Sequence[Any]:
             return [part.numpy() for part in torch.split(values.cpu(), counts)]
 
+        stress = state.prediction.stress
+        pressures = None if stress is None else pressure_bar(state)
+        periodic = state.system.pbc.all(dim=1).tolist()
         positions, velocities = parts(state.positions), parts(state.velocities)
         forces = parts(state.prediction.forces)
 
@@ -80,6 +84,8 @@ class TrajectoryReporter:
                     potential_energy=number(state.prediction.energy, index),
                     kinetic_energy=number(state.kinetic_energy, index),
                     temperature=number(state.temperature, index),
+                    stress=stress[index].cpu().numpy() if stress is not None and periodic[index] else None,
+                    pressure=number(pressures, index) if periodic[index] else None,
                     conserved=number(conserved, index),
                 )
             )

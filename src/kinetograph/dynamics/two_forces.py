@@ -19,7 +19,8 @@ class TwoForces(Potential):
 
     The cheap forces need not be a gradient. A net force that they have on a structure without fixed
     atoms is taken out wherever they enter: else it would pull the structure along between two kicks of
-    the accurate force. The rest of what they do wrong is put right at the ends of each step.
+    the accurate force. The rest of what they do wrong is put right at the ends of each step. Restraints to
+    places and walls, whose net force is meant, belong to the accurate one.
 
     Args:
         inner: the cheap model.

@@ -21,13 +21,13 @@ Symplectic and time-reversible; the error of the energy is of order Δt² and do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from kinetograph.dynamics.motion import propagate
 from kinetograph.dynamics.settings import require_positive
-from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, total_energy
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, changed, first_state, total_energy
 from kinetograph.potential import Potential
 from kinetograph.system import System
 
@@ -58,7 +58,7 @@ class VelocityVerlet:
         return first_state(system, potential, seed, skin_A=skin_A, remove_com=self.remove_com)
 
     def step(self, state: State, potential: Potential) -> State:
-        return replace(propagate(state, potential, self.timestep_fs), step=state.step + 1)
+        return changed(propagate(state, potential, self.timestep_fs), step=state.step + 1)
 
     def conserved_quantity(self, state: State) -> Tensor | None:
         return total_energy(state)

@@ -31,7 +31,7 @@ from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
 from kinetograph.nn.segments import sum_to
-from kinetograph.potential import EnergyPotential
+from kinetograph.potential import EnergyPotential, PairEnergyPotential
 
 Truncation = Literal["cut", "shift", "switch"]
 
@@ -44,7 +44,7 @@ COULOMB_EV_A = 14.399645478
 """e²/(4πε₀) in eV Å (CODATA 2018)."""
 
 
-class PairPotential(EnergyPotential):
+class PairPotential(PairEnergyPotential):
     """An energy u(r) between all atoms, whatever their element, cut off in one of the ways above.
 
     Args:
@@ -76,9 +76,6 @@ class PairPotential(EnergyPotential):
             x = ((distances - self.switch_start) / (cutoff - self.switch_start)).clamp(min=0.0)
             energy = energy * (1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x)))
         return energy
-
-    def graph_energies(self, graph: Graph) -> Tensor:
-        return sum_to(graph.center, 0.5 * self.pair_energy(graph.distances), graph.n_atoms)
 
 
 class LennardJones(PairPotential):

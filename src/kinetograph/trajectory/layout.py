@@ -25,8 +25,10 @@ OBSERVABLES = {  # name in the file: (field of Frame, unit)
     "potential_energy_eV": ("potential_energy", "eV"),
     "kinetic_energy_eV": ("kinetic_energy", "eV"),
     "temperature_K": ("temperature", "K"),
+    "pressure_bar": ("pressure", "bar"),
     "conserved_eV": ("conserved", "eV"),
 }
+STRESS = "stress_eV_per_A3"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Frame:
     """eV."""
     temperature: float | None = None
     """K."""
+    stress: Array | None = None
+    """(3, 3) eV/Å³, tension positive: that of the potential, without the part of the motion."""
+    pressure: float | None = None
+    """bar: minus a third of the trace of the stress, with the part of the motion."""
     conserved: float | None = None
     """eV: the quantity that the integrator conserves."""
 
@@ -72,7 +78,7 @@ def elements_of(file: h5py.File) -> Iterator[tuple[str, h5py.Group]]:
             yield name, particles[name]
     if isinstance(particles["box"].get("edges"), h5py.Group):
         yield "edges", particles["box/edges"]
-    for name in OBSERVABLES:
+    for name in (*OBSERVABLES, STRESS):
         if f"observables/{name}" in file:
             yield name, file[f"observables/{name}"]
 

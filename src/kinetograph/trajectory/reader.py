@@ -12,12 +12,14 @@ import ase
 import h5py
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from kinetograph import units
 from kinetograph.errors import UserError
 from kinetograph.trajectory.layout import (
     FILE_FORMAT,
     NO_STEP,
+    STRESS,
     VECTOR_ELEMENTS,
     Array,
     Head,
@@ -25,6 +27,7 @@ from kinetograph.trajectory.layout import (
     text_of,
 )
 
+Index = slice | int | Sequence[int] | Array
 SLACK_BYTES = 4096  # that HDF5 may have set aside but not yet written
 
 
@@ -55,6 +58,8 @@ class Trajectory:
             metadata={} if head_group is None else json.loads(head_group["metadata"][()]),
         )
         """What stays the same through the file."""
+        # Kept open, for with a dataset HDF5 closes the cache of its unpacked chunks.
+        self._values = {name: element["value"] for name, element in elements_of(file)}
         self.n_listed = 0
         """Frames that the file has room for; the last may not be there completely."""
         self.steps: Array = np.zeros(0, dtype=np.int64)
@@ -67,8 +72,7 @@ class Trajectory:
             steps = position["step"][: self.n_listed].astype(np.int64)
             unfinished = np.nonzero(steps == NO_STEP)[0]
             n_frames = int(unfinished[0]) if len(unfinished) else len(steps)
-            for _, element in elements_of(file):
-                n_frames = min(n_frames, element["value"].shape[0])
+            n_frames = min(n_frames, *(len(values) for values in self._values.values()))
             self.steps = steps[:n_frames]
             self.times_fs = position["time"][:n_frames].astype(np.float64) * _time_in_fs(position["time"])
 
@@ -139,47 +143,50 @@ class Trajectory:
         return self.head.metadata
 
     @property
+    def fields(self) -> list[str]:
+        """What the file holds of every frame, by the names in it."""
+        return list(self._values)
+
+    @property
     def cells(self) -> Array:
         """(n_frames, 3, 3) Å; zero rows where none is recorded."""
-        box = self._particles["box"]
-        if "edges" not in box:
-            return np.zeros((self.n_frames, 3, 3))
-        edges = box["edges"]
-        if isinstance(edges, h5py.Dataset):
-            cells = np.broadcast_to(edges[()], (self.n_frames, *edges.shape)).astype(np.float64)
-        else:
-            cells = edges["value"][: self.n_frames].astype(np.float64)
-        return cells if cells.ndim == 3 else cells[:, :, None] * np.eye(3)
+        return self._cells(slice(self.n_frames))
 
-    def positions(self, index: slice | int | Sequence[int] | Array = slice(None)) -> Array:
+    def positions(self, index: Index = slice(None)) -> Array:
         """(n_chosen, n_atoms, 3) Å, not wrapped; (n_atoms, 3) for one frame."""
-        chosen = self._vectors("position", index)
-        assert chosen is not None
-        return chosen
+        chosen = self._chosen("position", index)
+        return np.zeros((0, self.n_atoms, 3)) if chosen is None else chosen  # created, nothing written yet
 
-    def velocities(self, index: slice | int | Sequence[int] | Array = slice(None)) -> Array | None:
+    def velocities(self, index: Index = slice(None)) -> Array | None:
         """(n_chosen, n_atoms, 3) Å/fs, or ``None`` where the file has none."""
-        return self._vectors("velocity", index)
+        return self._chosen("velocity", index)
 
-    def forces(self, index: slice | int | Sequence[int] | Array = slice(None)) -> Array | None:
+    def forces(self, index: Index = slice(None)) -> Array | None:
         """(n_chosen, n_atoms, 3) eV/Å, or ``None`` where the file has none."""
-        return self._vectors("force", index)
+        return self._chosen("force", index)
+
+    def stresses(self, index: Index = slice(None)) -> Array | None:
+        """(n_chosen, 3, 3) eV/Å³ of the potential, tension positive; ``None`` where the file has none."""
+        return self._chosen(STRESS, index)
 
     @property
     def observables(self) -> dict[str, Array]:
-        """(n_frames,) numbers by name, such as ``temperature_K``."""
-        group = self.file.get("observables", {})
-        return {name: group[name]["value"][: self.n_frames].astype(np.float64) for name in group}
+        """(n_frames,) numbers by name, such as ``temperature_K`` and ``pressure_bar``."""
+        return {
+            name: element["value"][: self.n_frames].astype(np.float64)
+            for name, element in self.file.get("observables", {}).items()
+            if "value" in element and element["value"].ndim == 1
+        }
 
     def frame(self, index: int) -> ase.Atoms:
-        """One frame, with velocities, forces and energy where known; ``info`` has step and time."""
+        """One frame, with velocities, forces, energy and stress where known; ``info`` has step and time."""
         if not -self.n_frames <= index < self.n_frames:
             raise IndexError(f"frame {index} of a trajectory of {self.n_frames}")
         index %= self.n_frames
         atoms = ase.Atoms(
             numbers=self.head.atomic_numbers,
             positions=self.positions(index),
-            cell=self.cells[index],
+            cell=self._cells(slice(index, index + 1))[0],
             pbc=self.head.pbc,
         )
         atoms.set_masses(self.head.masses)
@@ -187,9 +194,12 @@ class Trajectory:
         if velocities is not None:
             atoms.set_velocities(velocities * units.ASE_TIME_IN_FS)
         results: dict[str, Any] = {} if forces is None else {"forces": forces}
-        energies = self.file.get("observables/potential_energy_eV/value")
-        if energies is not None:
-            results["energy"] = float(energies[index])
+        energy = self._chosen("potential_energy_eV", index)
+        if energy is not None:
+            results["energy"] = float(energy)
+        stress = self.stresses(index)
+        if stress is not None:
+            results["stress"] = full_3x3_to_voigt_6_stress(stress)
         if results:
             atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.info.update(step=int(self.steps[index]), time_fs=float(self.times_fs[index]))
@@ -208,12 +218,23 @@ class Trajectory:
     ) -> None:
         self.close()
 
-    def _vectors(self, name: str, index: slice | int | Sequence[int] | Array) -> Array | None:
-        if name not in self._particles:
-            if name == "position":  # created, but nothing written yet
-                return np.zeros((0, self.n_atoms, 3))
+    def _cells(self, frames: slice) -> Array:
+        """(n_chosen, 3, 3) Å."""
+        n_chosen = len(range(*frames.indices(self.n_frames)))
+        if "edges" in self._values:
+            cells: Array = self._values["edges"][frames].astype(np.float64)
+        elif "edges" in self._particles["box"]:  # the same for all frames, in files of other programs
+            edges = self._particles["box/edges"][()]
+            cells = np.broadcast_to(edges, (n_chosen, *edges.shape)).astype(np.float64)
+        else:
+            cells = np.zeros((n_chosen, 3, 3))
+        return cells if cells.ndim == 3 else cells[:, :, None] * np.eye(3)
+
+    def _chosen(self, name: str, index: Index) -> Array | None:
+        """The values of these frames in our units; ``None`` where the file has none."""
+        if name not in self._values:
             return None
-        values = self._particles[name]["value"]
+        values = self._values[name]
         if isinstance(index, slice):
             start, stop, stride = index.indices(self.n_frames)
             if stride > 0:
@@ -227,7 +248,8 @@ class Trajectory:
             wanted = np.arange(self.n_frames)[np.asarray(index, dtype=np.int64)]
             ascending_frames, where = np.unique(wanted, return_inverse=True)
             chosen = values[ascending_frames][where]
-        return np.asarray(chosen, dtype=np.float64) / VECTOR_ELEMENTS[name][1]
+        in_ours: Array = np.asarray(chosen, dtype=np.float64)
+        return in_ours / VECTOR_ELEMENTS[name][1] if name in VECTOR_ELEMENTS else in_ours
 
 
 def _is_marked_as_being_written(path: Path) -> bool:
