@@ -36,7 +36,7 @@ def test_a_small_demo_leaves_a_page_and_a_summary(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(demo, "generate_argon", small)
     monkeypatch.setattr(demo, "RUN_PS", 1.0)
     monkeypatch.setattr(demo, "COLD_START_PS", 0.5)
-    training = {**demo.TRAINING["training"], "max_steps": 20, "validate_every": 10}
+    training = {**demo.TRAINING["training"], "max_steps": 100, "validate_every": 50}
     model = {**demo.TRAINING["model"], "width": 8}
     monkeypatch.setattr(demo, "TRAINING", {"model": model, "training": training})
     said: list[str] = []

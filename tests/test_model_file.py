@@ -13,11 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from kinetograph import model_file
+from kinetograph.additions import build_addition
 from kinetograph.atomic_file import write_atomically
 from kinetograph.bonds import BondRule, with_bonds
+from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
 from kinetograph.models import build
+from kinetograph.potential import LearnedPotential
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 
@@ -85,7 +88,7 @@ def test_header_says_what_the_model_is(saved: Path) -> None:
     assert header.n_parameters == sum(p.numel() for p in build("gamd", [1, 8], ARGUMENTS).parameters())
     assert header.units["force"] == "eV/Å"
     with safe_open(saved, framework="pt") as file:  # the header is plain JSON in the safetensors metadata
-        assert json.loads(file.metadata()["kinetograph"])["format_version"] == 2
+        assert json.loads(file.metadata()["kinetograph"])["format_version"] == 3
 
 
 def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
@@ -163,6 +166,104 @@ def test_a_damaged_header_is_refused(saved: Path, damage: dict[str, object]) -> 
     _rewrite(saved, **damage)
     with pytest.raises(UserError, match="header"):
         model_file.load(saved)
+
+
+PAINN = {"width": 8, "n_layers": 1, "cutoff": 4.0, "forces": "both"}
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> tuple[EnsemblePotential, Path]:
+    """Three models in one file, a repulsive core beside them."""
+    members = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        members.append(build("painn", [1, 8], PAINN))
+        members[-1].force_scale.fill_(0.2 + seed)
+        members[-1].reference_energies[8] = -2000.0 + seed
+    whole = EnsemblePotential(members, [build_addition("zbl", [1, 8], {})]).eval()
+    path = tmp_path / "ensemble.kg"
+    header = model_file.save(
+        path,
+        whole,
+        architecture="painn",
+        hyperparameters=PAINN,
+        elements=[1, 8],
+        domain=DOMAIN,
+        additions={"zbl": {}},
+    )
+    assert header.n_members == 3
+    return whole, path
+
+
+def test_a_loaded_ensemble_answers_the_same_to_the_bit(ensemble: tuple[EnsemblePotential, Path]) -> None:
+    whole, path = ensemble
+    system = System.from_ase(ase.Atoms("OHH", positions=[[0, 0, 0], [0.9, 0, 0], [0.2, 0.3, 0.4]]))
+    for head in ("conservative", "direct"):
+        loaded = model_file.load(path, forces=head)  # type: ignore[arg-type]
+        assert isinstance(loaded, EnsemblePotential)
+        assert loaded.answers == head
+        whole.use_forces(head)  # type: ignore[arg-type]
+        neighbors = neighbors_for(system, whole.request)
+        expected, got = whole(system, neighbors), loaded(system, neighbors)
+        assert torch.equal(got.forces, expected.forces)
+        assert torch.equal(got.force_std, expected.force_std)
+        assert (got.energy is None) == (head == "direct")
+        assert got.energy is None or torch.equal(got.energy, expected.energy)
+    assert loaded.domain == DOMAIN
+    header = model_file.read_header(path)
+    assert header.n_parameters == sum(p.numel() for p in whole.parameters())
+    one = model_file.load_model(path, member=2)
+    assert torch.equal(one.force_scale, whole.models[2].force_scale)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"n_members": 2}, "header says n_parameters"),
+        ({"n_members": 1}, "header says n_parameters"),
+        ({"n_members": 0}, "damaged"),
+        ({"n_members": "3"}, "damaged"),
+        ({"n_members": 2, "n_parameters": -2}, "do not fit"),
+        ({"n_members": 4, "n_parameters": -4}, "do not fit"),
+        ({"n_members": 1, "n_parameters": -1}, "do not fit"),
+    ],
+)
+def test_a_damaged_ensemble_is_refused(
+    ensemble: tuple[EnsemblePotential, Path], change: dict[str, int], says: str
+) -> None:
+    whole, path = ensemble
+    if "n_parameters" in change:  # of so many members
+        each = sum(p.numel() for p in whole.models[0].parameters())
+        change = {**change, "n_parameters": -change["n_parameters"] * each}
+    _rewrite(path, **change)
+    with pytest.raises(UserError, match=says) as caught:
+        model_file.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_an_ensemble_without_one_of_its_weights_is_refused(ensemble: tuple[EnsemblePotential, Path]) -> None:
+    _, path = ensemble
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    name = next(name for name in tensors if name.startswith("members.1."))
+    save_file({key: value for key, value in tensors.items() if key != name}, path, metadata=metadata)
+    with pytest.raises(UserError, match="do not fit"):
+        model_file.load(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="cannot be read"):
+        model_file.load(path)
+
+
+def test_a_file_of_format_2_holds_one_model(saved: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        header = json.loads(file.metadata()["kinetograph"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = {**{name: value for name, value in header.items() if name != "n_members"}, "format_version": 2}
+    save_file(tensors, saved, metadata={"kinetograph": json.dumps(header)})
+    assert model_file.read_header(saved).n_members == 1
+    assert isinstance(model_file.load(saved), LearnedPotential)
 
 
 def test_a_file_of_format_1_still_gives_the_forces_it_gave() -> None:

@@ -353,23 +353,28 @@ def test_a_run_waits_where_the_disk_is_slower_than_the_run(
 def test_what_the_disk_refuses_reaches_the_run_at_the_next_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = writer(tmp_path / "a.h5", frames_per_flush=4)
+    out = writer(tmp_path / "a.h5", frames_per_flush=300)
     out.append(frame(0))
     out.flush()
 
     def refuse(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
+    def append_all() -> None:
+        for number in range(1, 1000):
+            given.append(number)
+            out.append(frame(number))
+            time.sleep(0.001)
+
+    given = [0]
     with monkeypatch.context() as patch:
         patch.setattr(h5md, "append", refuse)
         with pytest.raises(UserError, match="cannot be written: No space left"):
-            for number in range(1, 1000):
-                out.append(frame(number))
-                time.sleep(0.001)
-        assert number < 999
+            append_all()
+    assert 300 <= len(given) < 600  # long before the next batch is full
     out.close()
     with Trajectory.open(tmp_path / "a.h5") as read:  # no frame was lost
-        np.testing.assert_array_equal(read.steps, 10 * np.arange(number + 1))
+        np.testing.assert_array_equal(read.steps, 10 * np.array(given))
 
 
 def test_frames_do_not_grow_old_in_memory(tmp_path: Path) -> None:
@@ -508,6 +513,9 @@ def test_a_writer_killed_at_any_moment_leaves_all_that_was_flushed(tmp_path: Pat
     """Children that write as fast as they can are killed after random times."""
     body = """
 import mmap, random, struct, time
+with writer("before.h5") as out:  # its thread does not come along into the children
+    out.append(frame(0))
+deadline = time.monotonic() + 120.0
 for trial in range(12):
     told = mmap.mmap(-1, 16)  # shared with the child: frames appended and frames flushed
     child = os.fork()
@@ -519,7 +527,7 @@ for trial in range(12):
             if number % 23 == 0:
                 out.flush()
                 told[8:] = struct.pack("q", number + 1)
-    while told[8] == 0 and told[9] == 0:
+    while told[8] == 0 and told[9] == 0 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(random.Random(trial).uniform(0.0, 0.3))
     os.kill(child, signal.SIGKILL)
@@ -530,6 +538,7 @@ for trial in range(12):
         shown, errors = child.communicate()
     counts = [tuple(map(int, line.split())) for line in shown.splitlines()]
     assert len(counts) == 12, errors
+    assert all(n_flushed > 0 for _, n_flushed in counts)
     n_damaged = 0
     for trial, (n_appended, n_flushed) in enumerate(counts):
         with Trajectory.open(tmp_path / f"{trial}.h5") as read:

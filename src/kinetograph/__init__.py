@@ -24,6 +24,7 @@ from kinetograph.dynamics import (
     simulate,
 )
 from kinetograph.dynamics.relax import relax
+from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph, neighbors_for
 from kinetograph.model_file import load
@@ -44,6 +45,7 @@ __all__ = [
     "BondRule",
     "Bussi",
     "CellRescaling",
+    "EnsemblePotential",
     "Graph",
     "GraphRequest",
     "Langevin",

@@ -1,4 +1,4 @@
-"""A model on disk: one safetensors file, weights and a JSON header. Loading it runs no code."""
+"""A model or an ensemble on disk: a safetensors file, weights and a JSON header. Loading it runs no code."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from ase.data import atomic_numbers as number_of
 from ase.data import chemical_symbols
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
+from torch import nn
 
 from kinetograph.additions import build_addition
 from kinetograph.atomic_file import write_atomically
 from kinetograph.bonds import BondRule
+from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
 from kinetograph.models import build
 from kinetograph.nn.model import Head
 from kinetograph.potential import LearnedPotential, SumPotential
 from kinetograph.training_domain import TrainingDomain, domain_from_json, domain_to_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HEADER_KEY = "kinetograph"
 UNITS = {"length": "Å", "force": "eV/Å", "energy": "eV"}
 
@@ -44,6 +46,7 @@ class ModelHeader:
     exact: dict[str, list[str]]
     """For each head what holds by construction."""
     n_parameters: int
+    """Of all members together."""
     bond_rule: dict[str, Any] | None
     """The rule behind the edge types; see ``BondRule``."""
     domain: dict[str, Any]
@@ -52,6 +55,8 @@ class ModelHeader:
     """Potentials that are added to the model, by kind, with their arguments; see ``additions``."""
     training: dict[str, Any] = field(default_factory=dict)
     """Data fingerprints, settings, steps and errors of the training."""
+    n_members: int = 1
+    """Of an ensemble; 1 for a model by itself."""
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
     software: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -59,7 +64,7 @@ class ModelHeader:
 
 def save(
     path: Path | str,
-    model: LearnedPotential,
+    model: LearnedPotential | EnsemblePotential,
     *,
     architecture: str,
     hyperparameters: dict[str, Any],
@@ -68,30 +73,43 @@ def save(
     additions: dict[str, dict[str, Any]] | None = None,
     training: dict[str, Any] | None = None,
 ) -> ModelHeader:
-    """Write a model to ``path``, replacing what is there in one atomic step."""
-    rule = model.request.bond_rule
+    """Write a model or all of an ensemble to ``path``, replacing what is there in one atomic step."""
+    members = model.models if isinstance(model, EnsemblePotential) else [model]
+    first = members[0]
+    rule = first.request.bond_rule
     header = ModelHeader(
         architecture=architecture,
         hyperparameters=hyperparameters,
         elements=[chemical_symbols[z] for z in elements],
-        cutoff_A=model.request.cutoff,
-        heads=list(model.model.heads),
-        exact={head: sorted(properties) for head, properties in model.model.exact.items()},
-        n_parameters=sum(p.numel() for p in model.parameters()),
+        cutoff_A=first.request.cutoff,
+        heads=list(first.model.heads),
+        exact={head: sorted(properties) for head, properties in first.model.exact.items()},
+        n_parameters=_n_parameters(members),
         bond_rule=asdict(rule) if rule else None,
         domain=domain_to_json(domain),
         additions=additions or {},
         training=training or {},
+        n_members=len(members),
         software={
             "kinetograph": version("kinetograph"),
             "torch": torch.__version__,
             "numpy": numpy.__version__,
         },
     )
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = _together(members).state_dict()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     text = json.dumps(asdict(header), ensure_ascii=False, allow_nan=False)
     write_atomically(Path(path), to_safetensors(tensors, metadata={HEADER_KEY: text}))
     return header
+
+
+def _together(members: Sequence[LearnedPotential]) -> nn.Module:
+    """What names the weights in the file: a model by itself, or ``members.0``, ``members.1`` …"""
+    return members[0] if len(members) == 1 else nn.ModuleDict({"members": nn.ModuleList(members)})
+
+
+def _n_parameters(members: Sequence[LearnedPotential]) -> int:
+    return sum(p.numel() for member in members for p in member.parameters())
 
 
 def read_header(path: Path | str) -> ModelHeader:
@@ -151,6 +169,7 @@ def _check_types(header: ModelHeader) -> None:
         "domain": dict,
         "additions": dict,
         "training": dict,
+        "n_members": int,
         "software": dict,
     }
     for name, kind in kinds.items():
@@ -160,6 +179,8 @@ def _check_types(header: ModelHeader) -> None:
     for element in header.elements:
         if element not in chemical_symbols:
             raise TypeError(f"there is no element {element!r}")
+    if header.n_members < 1:
+        raise TypeError(f"n_members is {header.n_members}")
 
 
 def load(
@@ -168,8 +189,10 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     forces: Head | None = None,
-) -> LearnedPotential | SumPotential:
+) -> LearnedPotential | SumPotential | EnsemblePotential:
     """A potential from a model file, in evaluation mode, with its training domain and what was added to it.
+
+    The file of an ensemble gives an :class:`~kinetograph.ensemble.EnsemblePotential`.
 
     Args:
         dtype: compute in this type; by default the type of the stored weights.
@@ -179,43 +202,56 @@ def load(
         UserError: as :func:`read_header`, the weights do not fit the header, or the model has no such forces.
     """
     header = read_header(path)
-    model = load_model(path)
-    if forces is not None:
-        model.use_forces(forces)
-    model.to(device=device, dtype=dtype)
-    if not header.additions:
-        return model
+    members = _load_members(path, header)
+    for member in members:
+        if forces is not None:
+            member.use_forces(forces)
+        member.to(device=device, dtype=dtype)
     elements = [number_of[e] for e in header.elements]
     try:
-        parts = [build_addition(kind, elements, arguments) for kind, arguments in header.additions.items()]
+        additions = [build_addition(kind, elements, given) for kind, given in header.additions.items()]
     except UserError as error:
         raise UserError(error.what, where=str(path), mend=error.mend) from error
-    return SumPotential(model, *parts).to(device=device).eval()
+    if len(members) > 1:
+        return EnsemblePotential(members, additions).to(device=device).eval()
+    if not additions:
+        return members[0]
+    return SumPotential(members[0], *additions).to(device=device).eval()
 
 
-def load_model(path: Path | str) -> LearnedPotential:
-    """The learned part of a model file alone; see :func:`load`."""
-    header = read_header(path)
+def load_model(path: Path | str, *, member: int = 0) -> LearnedPotential:
+    """The learned part of a model file alone, of an ensemble that of one member; see :func:`load`."""
+    return _load_members(path, read_header(path))[member]
+
+
+def _load_members(path: Path | str, header: ModelHeader) -> list[LearnedPotential]:
+    """The learned parts, one unless it is an ensemble."""
+    elements = [number_of[e] for e in header.elements]
+
+    def built() -> LearnedPotential:
+        return build(header.architecture, elements, header.hyperparameters)
+
     try:
-        model = build(header.architecture, [number_of[e] for e in header.elements], header.hyperparameters)
+        members = [built()]
     except UserError as error:
         raise UserError(error.what, where=str(path), mend="The header was changed or is damaged.") from error
-    _check_agreement(header, model, path)
+    _check_agreement(header, members[0], path)
+    members += [built() for _ in range(header.n_members - 1)]
     # The stored rule is the one the model was trained with, whatever today's default is.
     try:
         rule = BondRule(**header.bond_rule) if header.bond_rule else None
         domain = domain_from_json(header.domain)
     except (TypeError, KeyError, AssertionError) as error:
         raise UserError(f"the model file's header is damaged ({error})", where=str(path)) from error
-    built = model.request.bond_rule
-    if (rule.max_separation if rule else 0) != (built.max_separation if built else 0):
+    made = members[0].request.bond_rule
+    if (rule.max_separation if rule else 0) != (made.max_separation if made else 0):
         raise UserError(
             f"the file's bond rule {header.bond_rule} is not that of its hyperparameters", where=str(path)
         )
-    model.request = model.model.request = replace(model.request, bond_rule=rule)
     try:
         with safe_open(Path(path), framework="pt") as file:
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _together(members).load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         writer = header.software.get("kinetograph", "unknown")
         raise UserError(
@@ -223,8 +259,11 @@ def load_model(path: Path | str) -> LearnedPotential:
             where=str(path),
             mend=f"The first difference: {str(error).splitlines()[-1].strip()}",
         ) from error
-    model.domain = domain
-    return model.eval().requires_grad_(False)
+    for member in members:
+        member.request = member.model.request = replace(member.request, bond_rule=rule)
+        member.domain = domain
+        member.eval().requires_grad_(False)
+    return members
 
 
 def _check_agreement(header: ModelHeader, model: LearnedPotential, path: Path | str) -> None:
@@ -232,7 +271,7 @@ def _check_agreement(header: ModelHeader, model: LearnedPotential, path: Path | 
     made = {
         "cutoff_A": model.request.cutoff,
         "heads": list(model.model.heads),
-        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "n_parameters": header.n_members * _n_parameters([model]),
     }
     for name, value in made.items():
         said = getattr(header, name)

@@ -41,7 +41,7 @@ class Prediction:
     inner_forces: Tensor | None = None
     """(n_atoms, 3) eV/Å of the cheap model, where two are used for multiple time steps."""
     force_std: Tensor | None = None
-    """(n_atoms,) eV/Å, of an ensemble: root mean square over its members of |F_k − mean F|."""
+    """(n_atoms,) eV/Å, of an ensemble: root mean square over its members of their distance from the mean."""
 
 
 class Potential(nn.Module, ABC):
@@ -93,7 +93,7 @@ class EnergyPotential(Potential):
         with torch.enable_grad():
             graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
             energies = self.graph_energies(graph)
-            return _from_energies(system, graph, energies, fitting=_fitting(self))
+            return from_energies(system, graph, energies, fitting=_fitting(self))
 
 
 def _fitting(potential: nn.Module) -> bool:
@@ -101,7 +101,7 @@ def _fitting(potential: nn.Module) -> bool:
     return potential.training and any(p.requires_grad for p in potential.parameters())
 
 
-def _from_energies(
+def from_energies(
     system: System,
     graph: Graph,
     energies: Tensor,
@@ -190,15 +190,16 @@ class PairEnergyPotential(Potential):
                 vectors = vectors + (shift.unsqueeze(1) @ cells).squeeze(1)
         squares = vectors.square().sum(dim=1)
         refuse_coincident(system, first, second, squares)
-        cutoff = self.request.cutoff
-        inside = squares < cutoff**2
+        # Only what lies within the cutoff: sums must not depend on when the list was made.
+        chosen = torch.nonzero(squares < self.request.cutoff**2)[:, 0]
+        first, second, vectors = first[chosen], second[chosen], vectors[chosen]
         with torch.enable_grad():
-            distances = squares.sqrt().clamp(max=cutoff).requires_grad_(True)
+            distances = squares[chosen].sqrt().requires_grad_(True)
             energies = self.pair_energy(distances)
             (slope,) = torch.autograd.grad(energies.sum(), distances)
-        energies = (energies.detach() * inside).double()
+        energies = energies.detach().double()
         # −u'(r) along the vector from the first atom is the force on the second; the first has the opposite.
-        pull = (slope / distances.detach() * inside).unsqueeze(1) * vectors
+        pull = (slope / distances.detach()).unsqueeze(1) * vectors
         forces = sum_to(first, pull, system.n_atoms).index_add(0, second, -pull)
         halves = 0.5 * energies
         atomic = sum_to(first, halves, system.n_atoms).index_add(0, second, halves)
@@ -320,7 +321,14 @@ class SumPotential(Potential):
             energy=total([p.energy for p in predictions]),
             atomic_energies=total([p.atomic_energies for p in predictions]),
             stress=total([p.stress for p in predictions]),
+            force_std=_only([p.force_std for p in predictions]),
         )
+
+
+def _only(values: list[Tensor | None]) -> Tensor | None:
+    """Of one part that is an ensemble; of several, whose errors are independent, the root of the squares."""
+    known = [value for value in values if value is not None]
+    return torch.stack(known).square().sum(dim=0).sqrt() if known else None
 
 
 class LearnedPotential(Potential):
@@ -400,7 +408,7 @@ class LearnedPotential(Potential):
             direct = None if outputs.forces is None else outputs.forces * self.force_scale
             if direct is not None and not _fitting(self):
                 direct = direct.detach()
-            return _from_energies(
+            return from_energies(
                 system,
                 graph,
                 self._in_eV(outputs.energies, system),

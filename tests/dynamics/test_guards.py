@@ -14,6 +14,7 @@ from ase.build import bulk, molecule
 from kinetograph.dynamics import (
     DEFAULT_GUARDS,
     BondGuard,
+    CellRescaling,
     CloseAtomsGuard,
     DisagreementGuard,
     DriftGuard,
@@ -24,6 +25,7 @@ from kinetograph.dynamics import (
     State,
     TemperatureGuard,
     VelocityVerlet,
+    VolumeGuard,
     simulate,
 )
 from kinetograph.errors import UserError
@@ -160,6 +162,19 @@ def test_an_ensemble_that_disagrees() -> None:
     assert "disagree on the force on atom 0 (O) by 1.40 eV/Å" in found[1]
 
 
+def test_a_cell_that_collapses() -> None:
+    """Watched where there is a barostat only."""
+    argon = System.from_ase(bulk("Ar", "fcc", 5.5, cubic=True))
+    guard, barostat = VolumeGuard(), CellRescaling(1.0, 80.0, 1.0)
+    state = prepared(argon, guard, Still())
+    shrunk = replace(state, system=replace(state.system, cell=0.6 * state.system.cell))
+    assert guard.check(shrunk, STILL) == {}
+    state = guard.prepare(state, barostat)
+    assert guard.check(state, barostat) == {}
+    shrunk = replace(state, system=replace(state.system, cell=0.6 * state.system.cell))
+    assert "0.216 times that of the start" in guard.check(shrunk, barostat)[0]
+
+
 def test_healthy_argon_passes_and_a_long_time_step_does_not() -> None:
     """A step of 100 fs makes argon hot or its energy drift; whichever guard sees it first."""
     potential = LennardJones(epsilon=0.0103, sigma=3.4, cutoff=6.0, truncation="switch", switch_start=5.0)
@@ -185,7 +200,15 @@ def test_a_start_that_a_guard_would_stop_is_refused() -> None:
 
 
 def test_every_guard_is_on_by_default_and_refuses_nonsense() -> None:
-    kinds = {TemperatureGuard, EnergyGuard, DriftGuard, CloseAtomsGuard, BondGuard, DisagreementGuard}
+    kinds = {
+        TemperatureGuard,
+        EnergyGuard,
+        DriftGuard,
+        CloseAtomsGuard,
+        BondGuard,
+        DisagreementGuard,
+        VolumeGuard,
+    }
     assert {type(guard) for guard in DEFAULT_GUARDS} == kinds
     for wrong in (
         lambda: TemperatureGuard(factor=0.0),
@@ -193,6 +216,7 @@ def test_every_guard_is_on_by_default_and_refuses_nonsense() -> None:
         lambda: DriftGuard(max_drift_K=float("nan")),
         lambda: CloseAtomsGuard(every=0),
         lambda: BondGuard(broken=0.0),
+        lambda: VolumeGuard(max_factor=0.5),
         lambda: DisagreementGuard(max_force_std_eV_per_A=0.0),
     ):
         with pytest.raises(UserError):

@@ -616,7 +616,7 @@ def test_the_net_force_on_a_slab_with_fixed_atoms_is_a_force() -> None:
 
 
 def test_files_hold_the_ends_in_order_and_the_way_of_each(tmp_path: Path) -> None:
-    structures = [vacancy(1), bulk("Cu", "fcc", 3.65), slab(2)]
+    structures = [vacancy(1), slab(2), bulk("Cu", "fcc", 3.65)]  # the last is done before the second
     structures[0].positions[7] = structures[0].positions[3] + [1e-5, 0.0, 0.0]
     for number, atoms in enumerate(structures):
         atoms.info["name"] = f"n{number}"
@@ -642,26 +642,26 @@ def test_files_hold_the_ends_in_order_and_the_way_of_each(tmp_path: Path) -> Non
             np.testing.assert_allclose(
                 atoms.get_forces(apply_constraint=False), relaxed.forces.numpy(), atol=1e-7
             )
-    assert ends[2].constraints[0].index.tolist() == structures[2].constraints[0].index.tolist()
-    stress = found[1].stress
+    assert ends[1].constraints[0].index.tolist() == structures[1].constraints[0].index.tolist()
+    stress = found[2].stress
     assert stress is not None
-    np.testing.assert_allclose(ends[1].get_stress(voigt=False), stress.numpy(), atol=1e-7)
-    assert "stress" not in ends[2].calc.results  # a slab has none
+    np.testing.assert_allclose(ends[2].get_stress(voigt=False), stress.numpy(), atol=1e-7)
+    assert "stress" not in ends[1].calc.results  # a slab has none
 
     assert sorted(path.name for path in (tmp_path / "way").iterdir()) == [
         "00000.extxyz",
         "00001.extxyz",
         "00002.extxyz",
     ]
-    way = ase.io.read(tmp_path / "way" / "00002.extxyz", ":")
-    last = found[2].n_steps
+    way = ase.io.read(tmp_path / "way" / "00001.extxyz", ":")
+    last = found[1].n_steps
     assert last % 5 != 0
     assert [atoms.info["n_steps"] for atoms in way] == [*range(0, last, 5), last]
-    np.testing.assert_allclose(way[0].positions, structures[2].positions, atol=1e-7)
-    np.testing.assert_allclose(way[-1].positions, ends[2].positions, atol=1e-7)
+    np.testing.assert_allclose(way[0].positions, structures[1].positions, atol=1e-7)
+    np.testing.assert_allclose(way[-1].positions, ends[1].positions, atol=1e-7)
     assert way[0].get_potential_energy() > way[-1].get_potential_energy()
     assert len(ase.io.read(tmp_path / "way" / "00000.extxyz", ":")) == 1
-    assert len(ase.io.read(tmp_path / "way" / "00001.extxyz", ":")) == 1
+    assert len(ase.io.read(tmp_path / "way" / "00002.extxyz", ":")) == 1
 
 
 def test_files_that_are_there_stay_until_there_is_something_better(tmp_path: Path) -> None:

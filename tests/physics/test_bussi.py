@@ -69,7 +69,7 @@ def test_what_is_at_rest_stays_there() -> None:
 
 
 def test_kinetic_energy_forgets_where_it_was_within_the_time_constant() -> None:
-    """⟨δK(t) δK(0)⟩ = ⟨δK²⟩ e^(−t/τ) without forces, and the distribution is χ², each at its own temperature."""
+    """⟨δK(t) δK(0)⟩ = ⟨δK²⟩ e^(−t/τ) without forces; the distribution is χ², at a temperature for each."""
     n_systems, n_atoms = 60, 3
     system = particles(n_systems, n_atoms)
     kelvin = np.where(np.arange(n_systems) % 2, 400.0, 200.0)

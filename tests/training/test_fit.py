@@ -138,6 +138,20 @@ def test_the_last_steps_are_validated_whatever_their_number(
     assert result.steps == 10
 
 
+def test_a_run_of_an_earlier_version_goes_on(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    """Keys that its configuration does not know yet count as left at their defaults."""
+    config = changed(argon_config)
+    result = train(config, tmp_path / "run", progress=False)
+    saved = tmp_path / "run" / "config.yaml"
+    known = yaml.safe_load(saved.read_text())
+    del known["training"]["teacher_frames"], known["training"]["ensemble"]
+    saved.write_text(yaml.safe_dump(known))
+    assert train(config, tmp_path / "run", resume=True, progress=False).best_step == result.best_step
+    saved.write_text(yaml.safe_dump({**known, "training": {**known["training"], "gone": 1, "seed": 9}}))
+    with pytest.raises(UserError, match="seed is 0, but was 9"):
+        train(config, tmp_path / "run", resume=True, progress=False)
+
+
 def test_diverged_training_says_so(argon_config: dict[str, Any], tmp_path: Path) -> None:
     config = changed(argon_config, learning_rate=1e30, gradient_clip=1e30, max_steps=100)
     with pytest.raises(RunFailed, match="loss is not finite"):

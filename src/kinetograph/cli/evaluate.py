@@ -92,4 +92,13 @@ def error_rows(errors: Errors) -> list[tuple[str, str]]:
             ("stress RMSE", f"{1000.0 * stresses.rmse:.4g} meV/Å³"),
             ("stresses compared", f"{stresses.n_frames}"),
         ]
+    if errors.members_force_mae:
+        mean = sum(errors.members_force_mae) / len(errors.members_force_mae)
+        rows.append(("members' force MAE", f"{1000.0 * mean:.4g} meV/Å on average; above: of their mean"))
+    known = errors.disagreement
+    if known is not None:
+        rows += [
+            ("disagreement", f"rank correlation with |ΔF| (Spearman) {known.spearman:.3f}"),
+            ("calibration", f"|ΔF| is {known.calibration:.3g} × the disagreement (root mean squares)"),
+        ]
     return rows

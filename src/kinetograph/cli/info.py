@@ -29,7 +29,11 @@ def info(
     rule = header.bond_rule
     rows = [
         ("architecture", f"{header.architecture} ({sizes})"),
-        ("parameters", f"{header.n_parameters:,}"),
+        (
+            "parameters",
+            f"{header.n_parameters:,}"
+            + (f", in an ensemble of {header.n_members} members" if header.n_members > 1 else ""),
+        ),
         ("elements", ", ".join(header.elements)),
         ("cutoff", f"{header.cutoff_A:g} Å"),
         ("forces", ", ".join(header.heads)),
@@ -54,10 +58,22 @@ def info(
                     f"{data['file']}, {data['frames']} frames, sha256 {data['sha256'][:12]}…",
                 )
             )
+    if "teacher" in training:
+        known = training["teacher"]
+        rows.append(
+            (
+                "teacher",
+                f"{known['file']} ({known['architecture']}), sha256 {known['sha256'][:12]}…, on "
+                f"{known['frames']} frames; the errors here are differences from it",
+            )
+        )
     if "metrics" in training:
         metrics = training["metrics"]
         rows.append(("trained", f"{metrics['step']:.0f} steps, {metrics['wall_s']:.0f} s"))
         rows.append(("valid force MAE", f"{1000.0 * metrics['valid_force_mae_eV_per_A']:.4g} meV/Å"))
+        if "members" in training:
+            each = [f"{1000.0 * of['valid_force_mae_eV_per_A']:.4g}" for of in training["members"]]
+            rows.append(("of its members", f"{', '.join(each)} meV/Å"))
         if "valid_energy_mae_eV_per_atom" in metrics:
             energy = 1000.0 * metrics["valid_energy_mae_eV_per_atom"]
             rows.append(("valid energy MAE", f"{energy:.4g} meV/atom"))

@@ -46,6 +46,7 @@ class GuardName(StrEnum):
     drift = "drift"
     close_atoms = "close-atoms"
     bonds = "bonds"
+    volume = "volume"
     disagreement = "disagreement"
 
 
@@ -217,7 +218,7 @@ def make_forces(
     both = model_file.load(model, device=device)
     if not isinstance(both, LearnedPotential):
         raise UserError(
-            "the direct forces of a sum of potentials cannot stand inside",
+            "only the direct forces of one model alone can stand inside, not of an ensemble or a sum",
             where=str(model),
             mend="Give --inner a model of its own.",
         )
@@ -238,6 +239,7 @@ def make_guards(without: list[GuardName], max_temperature_K: float | None) -> tu
         GuardName.drift: dynamics.DriftGuard,
         GuardName.close_atoms: dynamics.CloseAtomsGuard,
         GuardName.bonds: dynamics.BondGuard,
+        GuardName.volume: dynamics.VolumeGuard,
         GuardName.disagreement: dynamics.DisagreementGuard,
     }
     if max_temperature_K is not None and GuardName.temperature in without:

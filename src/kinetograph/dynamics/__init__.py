@@ -11,6 +11,7 @@ from kinetograph.dynamics.guards import (
     EnergyGuard,
     Guard,
     TemperatureGuard,
+    VolumeGuard,
 )
 from kinetograph.dynamics.held_bonds import hold_bonds
 from kinetograph.dynamics.langevin import Langevin
@@ -53,6 +54,7 @@ __all__ = [
     "TemperatureGuard",
     "TwoForces",
     "VelocityVerlet",
+    "VolumeGuard",
     "hold_bonds",
     "repartition_hydrogen_mass",
     "restart_path",

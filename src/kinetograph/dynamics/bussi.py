@@ -4,14 +4,15 @@ G. Bussi, D. Donadio, M. Parrinello, J. Chem. Phys. 126, 014101 (2007), Eq. (A7)
 
     dK = (K̄ − K) dt/τ + 2 sqrt(K K̄/N_f) dW/sqrt(τ),   K̄ = N_f kT/2
 
-whose exact solution over a time t is the factor α for all velocities, with c = e^(−t/τ), a normal number R and
-the sum S of the squares of N_f − 1 others::
+whose exact solution over a time t is the factor α for all velocities, with c = e^(−t/τ), a normal number R
+and the sum S of the squares of N_f − 1 others::
 
     α² = c + (1 − c) K̄/(N_f K) (R² + S) + 2 R sqrt(c (1 − c) K̄/(N_f K))
     sign α = sign of R + sqrt(c N_f K/((1 − c) K̄))
 
-The sign is that of G. Bussi, M. Parrinello, Comput. Phys. Commun. 179, 26 (2008): the limit of Langevin dynamics in
-which only the noise along the velocities is left. S is twice a gamma variate of shape (N_f − 1)/2.
+The sign is that of G. Bussi, M. Parrinello, Comput. Phys. Commun. 179, 26 (2008): the velocities are one
+vector in the bath of Langevin dynamics, and α is negative where that turns back. S is twice a gamma variate
+of shape (N_f − 1)/2.
 
 ======  ====================================================
 symbol  in code
@@ -22,15 +23,15 @@ N_f     state.inertia.degrees
 R, S    normal, squares: keyed by seed, structure and step
 ======  ====================================================
 
-A step is one of velocity Verlet (or RESPA), then the bath. Total energy minus the heat taken in from the bath is
-conserved but for the error of the integration.
+A step is one of velocity Verlet (or RESPA), then the bath. Total energy minus the heat taken in from the bath
+is conserved but for the error of the integration.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ from torch import Tensor
 from kinetograph.dynamics.motion import propagate
 from kinetograph.dynamics.noise import Purpose, of_each_structure
 from kinetograph.dynamics.settings import Temperature, check_temperature, require_positive, thermal_energy
-from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, moving, total_energy
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, changed, first_state, moving, total_energy
 from kinetograph.dynamics.velocities import per_atom
 from kinetograph.potential import Potential
 from kinetograph.system import System
@@ -80,7 +81,7 @@ class Bussi:
         state = propagate(state, potential, self.timestep_fs)
         thermal = thermal_energy(self.temperature_K, state.system, state.step * self.timestep_fs)
         state = rescaled(state, thermal, math.exp(-self.timestep_fs / self.time_constant_fs))
-        return replace(state, step=state.step + 1)
+        return changed(state, step=state.step + 1)
 
     def conserved_quantity(self, state: State) -> Tensor | None:
         energy = total_energy(state)

@@ -1,48 +1,48 @@
 """Stochastic cell rescaling: constant pressure and temperature (NPT) by noise on the cell.
 
 M. Bernetti, G. Bussi, J. Chem. Phys. 153, 114107 (2020): the volume; V. Del Tatto, P. Raiteri, M. Bernetti,
-G. Bussi, Appl. Sci. 12, 1139 (2022): the whole cell. Positions follow a strain ε of the cell, r → r exp(ε), and
-velocities its inverse. The ensemble of a cell h = V^(1/3) ĥ with det ĥ = 1 is that of constant pressure P₀::
+G. Bussi, Appl. Sci. 12, 1139 (2022): the whole cell. Positions follow a strain ε of the cell, r → r exp(ε),
+velocities its inverse. What is sampled, of a cell h = V^(1/3) ĥ with det ĥ = 1 under the pressure P₀::
 
-    p(r, v, h) dh ∝ exp(−(K + U + P₀ V)/kT) V^−2 dh,     V^−2 dh = dV dĥ
+    p(r, v, h) ∝ exp(−(K + U + P₀ V)/kT) V^−2,     V^−2 dh = dV dĥ
 
-where dĥ is the measure that a further deformation leaves as it is: a fluid, which has no shape, has each volume
-with the weight ∫ exp(−(U + P₀ V)/kT) dr, and no shape more than another. In coordinates and velocities that the
-strain takes along, dr dv is V^f times a constant measure, with f = 1 where the centre of mass is held (three
-velocities less than positions) and f = 0 where it is not. Hence of λ = sqrt(V) at a given shape, and of ĥ::
+dĥ is the measure that any deformation leaves as it is: a volume has the weight ∫ exp(−(U + P₀ V)/kT) dr, and
+of a fluid, whose U does not know of shapes, no shape has more than another. Coordinates s and velocities u
+that a strain takes along make dr dv = V^f ds du, with f = 1 where the centre of mass is held (three
+velocities less than positions), else f = 0. Hence at constant s and u, of λ = sqrt(V) and of ĥ::
 
-    dλ = D/kT F dt + sqrt(2 D) dW,          F = 2 λ (P − P₀) + (1 + 2 f) kT/λ,   D = kT β/(4 τ)
-    ĥ → ĥ exp(dε),  dε = D'/kT F' dt + sqrt(2 D') dW',   F' = V (P − P₀)',       D' = kT β/(3 V τ)
+    dλ = (D/kT) F dt + sqrt(2 D) dW,     F = 2 λ (P − P₀) + (1 + 2 f) kT/λ,   D = kT β/(4 τ)
+    ĥ → ĥ exp(dε),  dε = (D'/kT) F' dt + sqrt(2 D') dW',     F' = V 𝐏',       D' = kT β/(3 V τ)
 
-with the internal pressure tensor P, P its mean diagonal in the first line, a prime for what has no trace, and W'
-normal in the space of such strains. The first line is the paper's Eq. (6) for f = 0; D' is the paper's too.
+where P is the mean diagonal of the internal pressure tensor 𝐏, 𝐏' the rest of it as far as the mode allows,
+and W' is normal in the space of such strains. For f = 0 these are the papers' equations.
 
-The integrator is reversible in time. A step of time t gets auxiliary momenta p of unit mass and temperature T
-that are drawn anew each time: the limit of Langevin dynamics (BAOAB) in which positions move as above::
+The integrator is reversible in time. A move of time t uses momenta p of mass one that are drawn anew each
+time, which is Langevin dynamics (BAOAB) in its limit of high friction::
 
-    p ← p + ½ θ F                           θ² = 2 D t/kT      (and with F', θ' for the shape)
+    p ← p + ½ θ F                                       θ² = 2 D t/kT    (the same with p', θ' and F')
     in the middle of the drift of the atoms:
         λ ← λ + ½ θ p,    p ← sqrt(kT) R,    λ ← λ + ½ θ p
-    p ← p + ½ θ F                           with the new forces
+    p ← p + ½ θ F                                       with the new forces
 
-The error of its distributions is of order t² (zero for a harmonic volume), a step needs no forces beyond those of
-the atoms' own, and there is an energy that is conserved but for the error of the integration, as the paper's
-effective energy: K + U + P₀ V − (1 + 2 f) kT ln λ + ½ p² + ½ p'² minus the heat taken in by p, p' and velocities.
+The forces are those of the atoms' own step, no more. An energy is conserved but for the error of the
+integration, as the effective energy of the papers is: K + U + P₀ V − (1 + 2 f) kT ln λ + ½ p² + ½ p'², less
+the heat taken in by p, p' and the velocities.
 
-Rigid bonds: a cluster's centre moves as an atom would, its inside stays as it is.
+Rigid bonds: the centre of a cluster moves as an atom would, its inside stays as it is.
 
-======  ==========================================  ============
-symbol  in code                                     unit
-======  ==========================================  ============
-P₀      pressure_bar                                bar
-β       compressibility_per_bar                     1/bar
-τ       pressure_time_constant_fs                   fs
-t       every × timestep_fs                         fs
-λ       volume_root                                 Å^(3/2)
-p, p'   volume_momentum, shape_momentum             sqrt(eV)
-θ       volume_pace, of λ and p; shape_pace of ĥ
-f       held
-======  ==========================================  ============
+======  =========================================  ============
+symbol  in code                                    unit
+======  =========================================  ============
+P₀      pressure_bar                               bar
+β       compressibility_per_bar                    1/bar
+τ       pressure_time_constant_fs                  fs
+t       every × timestep_fs                        fs
+λ       root                                       Å^(3/2)
+p, p'   volume_momentum, shape_momentum            sqrt(eV)
+θ, θ'   _volume_pace, _shape_pace
+f       _held
+======  =========================================  ============
 
 The temperature is held by stochastic velocity rescaling (``bussi``), after each step.
 """
@@ -51,7 +51,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ from kinetograph.dynamics.settings import (
     require_whole,
     thermal_energy,
 )
-from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, total_energy
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, changed, first_state, total_energy
 from kinetograph.dynamics.strain import (
     Array,
     Mode,
@@ -107,8 +107,8 @@ class CellRescaling:
     pressure_bar: float | Sequence[float]
     """One, or one for each structure."""
     mode: Mode = "isotropic"
-    """``isotropic`` for fluids and cubic crystals; ``semi-isotropic``: x and y together, z alone, for membranes and
-    slabs of fluid; ``full`` for crystals: a fluid would let its cell be sheared without end."""
+    """``isotropic`` for fluids and cubic crystals; ``semi-isotropic``: x and y together, z alone, for
+    membranes and slabs of fluid; ``full`` for crystals: a fluid lets its cell be sheared without end."""
     time_constant_fs: float = 100.0
     """Of the thermostat."""
     pressure_time_constant_fs: float = 1000.0
@@ -174,7 +174,7 @@ class CellRescaling:
         else:
             state = propagate(state, potential, self.timestep_fs)
         state = rescaled(state, thermal, math.exp(-self.timestep_fs / self.time_constant_fs))
-        return replace(state, step=state.step + 1)
+        return changed(state, step=state.step + 1)
 
     def conserved_quantity(self, state: State) -> Tensor | None:
         energy = total_energy(state)
@@ -285,4 +285,4 @@ def deformed(state: State, deformation: Array) -> State:
     positions = positions + transformed(of_centres(positions, state), strain, system)
     velocities = velocities + transformed(of_centres(velocities, state), counter, system)
     cell = system.cell + system.cell @ strain
-    return replace(state, system=replace(system, positions=positions, cell=cell, velocities=velocities))
+    return changed(state, system=changed(system, positions=positions, cell=cell, velocities=velocities))

@@ -18,6 +18,7 @@ from kinetograph import units
 from kinetograph.bonds import find_bonds
 from kinetograph.dynamics.settings import hottest, require_positive, require_whole
 from kinetograph.dynamics.state import Integrator, State
+from kinetograph.errors import UserError
 from kinetograph.system import System
 
 NONMETALS = (1, 6, 7, 8, 9, 15, 16, 17, 34, 35, 53)
@@ -210,6 +211,39 @@ class BondGuard:
 
 
 @dataclass(frozen=True)
+class VolumeGuard:
+    """Cells that collapse or burst under a barostat."""
+
+    max_factor: float = 3.0
+    """Between the volume and that of the start, either way."""
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        if not 1.0 < self.max_factor < math.inf:
+            raise UserError(
+                f"max_factor is {self.max_factor}", where="max_factor", mend="It must be above one."
+            )
+        require_whole("every", self.every, least=1)
+
+    def prepare(self, state: State, integrator: Integrator) -> State:
+        if not hasattr(integrator, "pressure_bar"):
+            return state
+        return state.keeping(start_volume_A3=state.system.volume)
+
+    def check(self, state: State, integrator: Integrator) -> dict[int, str]:
+        start = state.of_systems.get("start_volume_A3")
+        if start is None:
+            return {}
+        factor = state.system.volume / start
+        healthy = (factor <= self.max_factor) & (factor >= 1.0 / self.max_factor)
+        return {
+            index: f"the volume is {float(factor[index]):.3g} times that of the start, "
+            f"the limit is {self.max_factor:g} either way"
+            for index in torch.nonzero(~healthy)[:, 0].tolist()
+        }
+
+
+@dataclass(frozen=True)
 class DisagreementGuard:
     """Members of an ensemble that do not agree on a force: none of them was trained on such a structure.
 
@@ -251,6 +285,7 @@ DEFAULT_GUARDS: tuple[Guard, ...] = (
     DriftGuard(),
     CloseAtomsGuard(),
     BondGuard(),
+    VolumeGuard(),
     DisagreementGuard(),
 )
 

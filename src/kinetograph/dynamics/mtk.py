@@ -1,56 +1,57 @@
 """Martyna–Tobias–Klein dynamics: deterministic, at constant pressure and temperature (NPT).
 
-G. J. Martyna, D. J. Tobias, M. L. Klein, J. Chem. Phys. 101, 4177 (1994): the equations of motion; G. J. Martyna,
-M. E. Tuckerman, D. J. Tobias, M. L. Klein, Mol. Phys. 87, 1117 (1996) and M. E. Tuckerman, J. Alejandre,
-R. López-Rendón, A. L. Jochim, G. J. Martyna, J. Phys. A 39, 5629 (2006): the reversible integrator.
+G. J. Martyna, D. J. Tobias, M. L. Klein, J. Chem. Phys. 101, 4177 (1994): the equations of motion;
+G. J. Martyna, M. E. Tuckerman, D. J. Tobias, M. L. Klein, Mol. Phys. 87, 1117 (1996) and M. E. Tuckerman,
+J. Alejandre, R. López-Rendón, A. L. Jochim, G. J. Martyna, J. Phys. A 39, 5629 (2006): the integrator.
 
-The cell h (rows) moves at the rate v_g, a symmetric matrix, and the atoms with it; chains ξ act on the atoms,
-chains η on the cell. With n the number of free parts of v_g, Tr its trace and P the internal pressure tensor::
+The cell h (rows) moves at the rate v_g, a symmetric matrix, and the atoms with it; a chain ξ acts on the
+atoms, a chain η on the cell. n is the number of free parts of v_g, Tr its trace, 𝐏 the pressure tensor::
 
     dr/dt     = v + r v_g                       dh/dt = h v_g
     dv/dt     = a − v v_g − X Tr(v_g) v − v_ξ1 v
-    W dv_g/dt = [V (P − P₀) + 2 X K]_mode − v_η1 W v_g
+    W dv_g/dt = [V (𝐏 − P₀) + 2 X K] − v_η1 W v_g
     W = (N_f + 3) kT τ_p²/3,   Q_1 = N_f kT τ²,   Q_j = kT τ²,   Q'_1 = n kT τ_p²,   Q'_j = kT τ_p²
 
-    H' = K + U + P₀ V + ½ W Σ v_g² + Σ ½ Q_j v_ξj² + N_f kT ξ_1 + kT Σ_(j>1) ξ_j      is conserved at constant T,
-         + Σ ½ Q'_j v_ηj² + n kT η_1 + kT Σ_(j>1) η_j
+    H' = K + U + P₀ V + ½ W Σ v_g² + Σ ½ Q_j v_ξj² + N_f kT ξ_1 + kT Σ_(j>1) ξ_j
+         + Σ ½ Q'_j v_ηj² + n kT η_1 + kT Σ_(j>1) η_j           is conserved at constant T.
 
-X = 1/N_f in the papers, where N_f = 3N. Where the centre of mass is held, N_f = 3N − 3 and X = 2/N_f: its position
-moves with the cell, its momentum does not exist, and only so the weight of a volume is still V^N, not V^(N−1). The
-divergence of the flow of (h, r, v, …) is then that of N free atoms, and the ensemble is the papers'::
+The brackets keep what the mode allows (see ``strain``). For the isotropic form of the papers, v_ε is a
+diagonal element of v_g, and W_ε = 3 W.
 
-    p(r, v, h) dh ∝ exp(−(K + U + P₀ V)/kT) V^−2 dh
+X = 1/N_f in the papers, for N_f = 3N. Where the centre of mass is held, N_f = 3N − 3: its position moves
+with the cell, but it has no momentum. Then X = 2/N_f, for the sum of the divergences of (h, r, v) to be what
+it is for N free atoms. Else V^(N−1) would stand in place of V^N in the weight of a volume. The ensemble is::
 
-that of ``cell_rescaling``. The brackets keep what the mode allows (see ``strain``): the isotropic papers' ε has
-v_ε = v_g,xx and W_ε = 3 W.
+    p(r, v, h) ∝ exp(−(K + U + P₀ V)/kT) V^−2
 
-One step, where the outer ones are half steps; the middle is velocity Verlet or RESPA::
+that of ``cell_rescaling``. One step, where the outer ones are half steps; the middle is velocity Verlet or
+RESPA::
 
     chains;  W v_g;  v ← v exp(−(v_g + X Tr v_g) Δt/2);  [kick, drift, kick];  v ← …;  W v_g;  chains
 
-The papers solve the kick and the factor for v as one. Here it is one factor in a step, however many kicks two
-forces make in it. In the drift, with x = v_g t: r ← r e^x + v t (e^x − 1)/x and h ← h e^x, exact for constant v, v_g.
+The papers solve the kick and the factor for v as one. Here there is one factor in each half, however many
+kicks two forces make. In the drift, with x = v_g t: r ← r e^x + v t (e^x − 1)/x and h ← h e^x.
 
 ======  ==================================  =======
 symbol  in code                             unit
 ======  ==================================  =======
 v_g     cell_rate                           1/fs
-W       cell_mass                           eV fs²
-ξ_j     chain_positions[:, 0, j]            1
-η_j     chain_positions[:, 1, j]            1
+W       _cell_mass                          eV fs²
+ξ_j     chain_positions[:, 0]               1
+η_j     chain_positions[:, 1]               1
 v_ξj…   chain_velocities                    1/fs
-Q, Q'   inertias                            eV fs²
+Q, Q'   _inertias                           eV fs²
 τ       time_constant_fs                    fs
 τ_p     pressure_time_constant_fs           fs
 P₀      pressure_bar                        bar
-X       share                               1
+X       _share                              1
 ======  ==================================  =======
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ from kinetograph.dynamics.settings import (
     require_whole,
     thermal_energy,
 )
-from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, first_state, moving, total_energy
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, changed, first_state, moving, total_energy
 from kinetograph.dynamics.strain import (
     PARTS,
     Array,
@@ -97,8 +98,8 @@ class MTK:
     pressure_bar: float | Sequence[float]
     """One, or one for each structure."""
     mode: Mode = "isotropic"
-    """``isotropic`` for fluids and cubic crystals; ``semi-isotropic``: x and y together, z alone, for membranes and
-    slabs of fluid; ``full`` for crystals: a fluid would let its cell be sheared without end."""
+    """``isotropic`` for fluids and cubic crystals; ``semi-isotropic``: x and y together, z alone, for
+    membranes and slabs of fluid; ``full`` for crystals: a fluid lets its cell be sheared without end."""
     time_constant_fs: float = 100.0
     """τ of the thermostat."""
     pressure_time_constant_fs: float = 1000.0
@@ -157,7 +158,7 @@ class MTK:
         state = self._damped(state)
         state = self._cell_kick(state)
         state = self._chains(state)
-        return replace(state, step=state.step + 1)
+        return changed(state, step=state.step + 1)
 
     def conserved_quantity(self, state: State) -> Tensor | None:
         energy = total_energy(state)
@@ -251,7 +252,7 @@ def _drift(state: State, time_fs: float, part: int) -> State:
     along = like(time_fs * of_symmetric(x, _mean_growth), state.positions)
     system = state.system
     positions = transformed(state.positions, grown, system) + transformed(state.velocities, along, system)
-    return replace(state, system=replace(system, positions=positions, cell=system.cell @ grown))
+    return changed(state, system=changed(system, positions=positions, cell=system.cell @ grown))
 
 
 def _mean_growth(x: Array) -> Array:

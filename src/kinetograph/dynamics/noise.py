@@ -49,7 +49,6 @@ class Purpose(IntEnum):
     LANGEVIN = 1
     VELOCITY_RESCALING = 2
     CELL_RESCALING = 3
-    CELL_RESCALING_BATH = 4
 
 
 def streams_of(seed: int | Sequence[int], n_systems: int) -> Streams:

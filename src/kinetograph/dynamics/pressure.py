@@ -4,11 +4,11 @@ With c = AMU_A2_PER_FS2_IN_EV, the stress σ of the potential (tension positive)
 
     P_αβ V = c Σ_i m_i v_iα v_iβ + W_αβ,   W = −V σ,   P = (P_xx + P_yy + P_zz)/3
 
-A positive P pushes outward, an external pressure P₀ holds it where P = P₀ on average. The velocities are those
-of the state: where the centre of mass is held, its share kT/V is not in P.
+A positive P pushes outward; an external pressure P₀ holds it where P = P₀ on average. The velocities are
+those of the state: where the centre of mass is held, its share kT/V is not in P.
 
-Rigid bonds pull with forces that no potential knows. Therefore a cluster of atoms held together counts as one
-particle: a strain moves its centre R_c and leaves its inside alone, and with V_c the velocity of the centre::
+Rigid bonds pull with forces that no potential knows. Therefore a cluster of atoms held together counts as
+one particle: a strain moves its centre R_c and leaves its inside alone, and with V_c the centre's velocity::
 
     P V = c Σ_c M_c V_c V_c + W − Σ_i (r_i − R_c) F_i        (the symmetric part)
 
@@ -78,7 +78,7 @@ def pressure_times_volume(state: State) -> Tensor:
 def of_centres(vectors: Tensor, state: State) -> Tensor:
     """(n_atoms, 3): for each atom the mean over its cluster of rigid bonds, weighted by mass.
 
-    An atom without rigid bonds is its own centre. Positions must be of clusters in one piece, as a state has them.
+    An atom without rigid bonds is its own centre. Clusters must be in one piece, as a state has them.
     """
     if state.rigid is None:
         return vectors
@@ -96,8 +96,8 @@ def require_pressure(system: System, potential: Potential) -> None:
     """Refuse what a barostat cannot work on.
 
     Raises:
-        UserError: the potential gives no stress, a structure is not periodic in three directions, or it has fixed
-            atoms.
+        UserError: the potential gives no stress, a structure is not periodic in three directions, or it
+            has fixed atoms.
     """
     if not potential.gives_stress:
         raise UserError(

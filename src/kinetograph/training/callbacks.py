@@ -224,8 +224,11 @@ class RunFolder(Callback):
 class ProgressBar(Callback):
     """Step, rate, time left, loss and validation error, on stderr; a line per validation off a terminal."""
 
-    def __init__(self, run: RunFolder, max_steps: int, console: Console | None = None) -> None:
+    def __init__(
+        self, run: RunFolder, max_steps: int, name: str = "training", console: Console | None = None
+    ) -> None:
         self.run = run
+        self.name = name
         self.console = console or Console(stderr=True)
         self.max_steps = max_steps
         self._progress: Progress | None = None
@@ -238,7 +241,7 @@ class ProgressBar(Callback):
         self._start_step, self._started = trainer.global_step, time.monotonic()
         if self.console.is_terminal:
             self._progress = Progress(
-                TextColumn("training"),
+                TextColumn(self.name),
                 BarColumn(),
                 TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
                 TextColumn("{task.fields[rate]}"),
@@ -280,7 +283,8 @@ class ProgressBar(Callback):
             rate = self._rate(step)
             left = (self.max_steps - step) / max(rate, 1e-9)
             self.console.print(
-                f"step {step}/{self.max_steps}, {rate:.1f}/s, {left:.0f} s left{self._valid}", highlight=False
+                f"{self.name}: step {step}/{self.max_steps}, {rate:.1f}/s, {left:.0f} s left{self._valid}",
+                highlight=False,
             )
 
     def _stop(self) -> None:

@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import shutil
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from kinetograph import model_file
 from kinetograph.additions import build_addition
-from kinetograph.atomic_file import write_atomically
+from kinetograph.atomic_file import write_atomically, write_json
 from kinetograph.data.dataset import ForceDataset, StepSampler, collate, less
-from kinetograph.data.frames import LabelledFrames, force_std, read_frames, require_disjoint
+from kinetograph.data.frames import LabelledFrames, read_frames, require_disjoint
 from kinetograph.errors import UserError
-from kinetograph.graph import Graph, build_graph
 from kinetograph.models import build
 from kinetograph.potential import LearnedPotential, SumPotential
 from kinetograph.training.callbacks import ProgressBar, RunFolder
+from kinetograph.training.distillation import Teacher, structures_of
+from kinetograph.training.ensemble import gather, member_folder, member_settings
+from kinetograph.training.folder import check_folder, has_begun, prepare_folder, step_of
 from kinetograph.training.module import ForceTraining
 from kinetograph.training.settings import TrainingSettings
+from kinetograph.training.start import fit_statistics, initial_model, start_from
 from kinetograph.training_domain import merge
-
-RUN_FILES = (
-    "config.yaml",
-    "last.ckpt",
-    "best.kg",
-    "metrics.csv",
-    "train.json",
-    "evaluation.json",
-    "evaluation.html",
-    "analysis.json",
-    "summary.json",
-    "report.html",
-)
-"""What a run leaves in its folder, results that describe its model included; trajectories are left alone."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +39,14 @@ class TrainResult:
 
     model: Path
     best_step: int
+    """Of an ensemble the latest of its members'."""
     valid_force_mae_eV_per_A: float
+    """Of an ensemble the error of the mean; beside a teacher the difference from the teacher."""
     steps: int
+    """Of an ensemble those of all members."""
     wall_s: float
+    members_force_mae_eV_per_A: tuple[float, ...] = ()
+    """Of each member of an ensemble."""
 
 
 def train(
@@ -67,6 +59,9 @@ def train(
 ) -> TrainResult:
     """Train a model and leave ``config.yaml``, ``metrics.csv``, ``last.ckpt`` and ``best.kg`` in ``folder``.
 
+    The members of an ensemble leave theirs in ``member-0``, ``member-1`` … and one ``best.kg`` holds all of
+    them. What a teacher labelled lies in ``teacher-*.extxyz``.
+
     Args:
         resume: continue from ``last.ckpt``; on a CPU the result is the same to the bit as without the stop.
         overwrite: replace an earlier run in the folder.
@@ -75,183 +70,213 @@ def train(
         UserError: bad data or configuration, a folder that already holds a run, or nothing to resume.
     """
     folder, config = Path(folder), config.resolved()
-    checkpoint = folder / "last.ckpt"
-    _check_folder(folder, config, resume=resume, overwrite=overwrite)
-    train_frames, valid_frames = read_frames(config.data.train), read_frames(config.data.valid)
-    require_disjoint(train_frames, valid_frames)
-    _check_elements(train_frames, valid_frames)
+    check_folder(folder, config, resume=resume, overwrite=overwrite)
+    resume = resume and has_begun(folder, config)
+    config.model_arguments()  # refuses before a teacher is asked for long
+    frames = _read(config, folder, progress=progress)
+    if config.training.ensemble is None:
+        return _Training(config, folder, frames).run(resume=resume, progress=progress)
+    return _train_ensemble(config, folder, frames, config.training.ensemble, resume=resume, progress=progress)
 
-    architecture, hyperparameters = config.model_arguments()
-    torch.manual_seed(config.training.seed)
-    model = build(architecture, train_frames.elements, hyperparameters)
-    additions = [
-        build_addition(kind, train_frames.elements, arguments) for kind, arguments in config.model.add.items()
-    ]
-    _check_stress(config, model, train_frames)
-    train_data = ForceDataset(train_frames, model.request)
-    valid_data = ForceDataset(
-        valid_frames, SumPotential(model, *additions).request if additions else model.request
-    )
-    domain = train_data.domain()
-    for addition in additions:
-        train_data = less(train_data, addition)
-    if config.training.initial_model is None:
-        _fit_statistics(model, train_data)
-    else:
-        start = _initial_model(
-            config.training.initial_model, architecture, hyperparameters, train_frames, config.model.add
-        )
-        _start_from(model, start, train_data)
-        assert start.domain is not None
-        domain = merge([start.domain, domain])
 
-    rotate = config.training.rotate
-    if rotate is None:
-        rotate = any("rotation" not in properties for properties in model.model.exact.values())
-    module = ForceTraining(model, config.training, rotate=rotate)
-
-    def save_model(path: Path, model: LearnedPotential, metrics: dict[str, float]) -> None:
-        model_file.save(
-            path,
-            model,
-            architecture=architecture,
-            hyperparameters=hyperparameters,
-            elements=train_frames.elements,
-            domain=domain,
-            additions=config.model.add,
-            training={
-                "preset": config.model.preset,
-                "train_data": _fingerprint(train_frames),
-                "valid_data": _fingerprint(valid_frames),
-                "settings": config.training.model_dump(mode="json"),
-                "metrics": metrics,
-            },
-        )
-
-    run = RunFolder(
-        folder,
-        valid_data,
-        save_model,
-        data={"train": train_frames.sha256, "valid": valid_frames.sha256},
-        additions=additions,
-        patience=config.training.early_stop_patience,
-    )
-    # Nothing on disk was touched so far: whatever could be refused has been.
-    _prepare_folder(folder, resume=resume)
+def _train_ensemble(
+    config: TrainingSettings, folder: Path, frames: _Frames, n_members: int, *, resume: bool, progress: bool
+) -> TrainResult:
+    """Train one member after the other; what is finished is not done again."""
+    settings = [member_settings(config, number) for number in range(n_members)]
+    training = _Training(settings[0], member_folder(folder, 0), frames, 0)  # refuses for all of them
+    prepare_folder(folder, resume=resume, keep=frames.files)
     write_atomically(folder / "config.yaml", config.to_yaml().encode())
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        run.finish_untrained(model)  # a baseline: its statistics are all it learns
-        return TrainResult(folder / "best.kg", 0, run.best, 0, run.wall_s)
-    callbacks: list[lightning.pytorch.Callback] = [run]
-    if progress:
-        callbacks.append(ProgressBar(run, config.training.max_steps))
-    sampler = StepSampler(
-        len(train_data),
-        config.training.batch_size,
-        min(config.training.validate_every, config.training.max_steps),
-        config.training.seed,
-    )
-    sampler.first_step = _step_of(checkpoint) if resume else 0
-    _quiet_lightning()
-    trainer = lightning.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        max_steps=config.training.max_steps,
-        gradient_clip_val=config.training.gradient_clip,
-        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
-        callbacks=callbacks,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=config.training.validate_every,
-    )
-    trainer.fit(
-        module,
-        DataLoader(train_data, batch_sampler=sampler, collate_fn=collate),
-        ckpt_path=checkpoint if resume else None,
-        weights_only=True,
-    )
-    if run.interrupted:
-        raise KeyboardInterrupt
+    results = []
+    for number, own in enumerate(settings):
+        where = member_folder(folder, number)
+        finished = where / "train.json"
+        if finished.is_file():
+            known = json.loads(finished.read_text(encoding="utf-8"))
+            results.append(TrainResult(**{**known, "model": Path(known["model"])}))
+            continue
+        has_started = has_begun(where, own)
+        if has_started:
+            check_folder(where, own, resume=True, overwrite=False)
+        if number > 0:
+            training = _Training(own, where, frames, number)
+        name = f"member {number + 1} of {n_members}"
+        results.append(training.run(resume=has_started, progress=progress, name=name))
+        write_json(finished, {**asdict(results[-1]), "model": str(results[-1].model)})
     return TrainResult(
         model=folder / "best.kg",
-        best_step=run.best_step,
-        valid_force_mae_eV_per_A=run.best,
-        steps=trainer.global_step,
-        wall_s=run.wall_s,
+        valid_force_mae_eV_per_A=gather(folder, config, frames.valid),
+        best_step=max(result.best_step for result in results),
+        steps=sum(result.steps for result in results),
+        wall_s=sum(result.wall_s for result in results),
+        members_force_mae_eV_per_A=tuple(result.valid_force_mae_eV_per_A for result in results),
     )
 
 
-def _check_folder(folder: Path, config: TrainingSettings, *, resume: bool, overwrite: bool) -> None:
-    """Refuse what can be refused before any work; nothing is changed."""
-    checkpoint, saved = folder / "last.ckpt", folder / "config.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise UserError("the run folder is a file", where=str(folder), mend="Choose another name.")
-    if resume:
-        if not checkpoint.is_file():
-            raise UserError(
-                "there is nothing to resume", where=str(checkpoint), mend="Start without --resume."
+@dataclass(frozen=True)
+class _Frames:
+    """What is trained and validated on, and where it comes from."""
+
+    train: LabelledFrames
+    valid: LabelledFrames
+    provenance: dict[str, Any]
+    """For the model file."""
+    files: tuple[Path, ...] = ()
+    """Those of them that lie in the run folder."""
+
+
+def _read(config: TrainingSettings, folder: Path, *, progress: bool) -> _Frames:
+    """The frames of the data with their labels, or with a teacher's and more that the teacher made."""
+    options = config.training
+    read = read_frames if options.teacher is None else structures_of
+    train_frames, valid_frames = read(config.data.train), read(config.data.valid)
+    require_disjoint(train_frames, valid_frames)
+    _check_elements(train_frames, valid_frames)
+    provenance = {"train_data": _fingerprint(train_frames), "valid_data": _fingerprint(valid_frames)}
+    if options.teacher is None:
+        return _Frames(train_frames, valid_frames, provenance)
+    teacher = Teacher.load(options.teacher)
+    labelled = [
+        teacher.labelled(
+            frames,
+            folder,
+            n_made=n_made,
+            temperature_K=options.teacher_temperature_K,
+            seed=options.seed,
+            progress=progress,
+        )
+        for frames, n_made in ((train_frames, options.teacher_frames), (valid_frames, 0))
+    ]
+    provenance["teacher"] = {
+        "file": teacher.path.name,
+        "sha256": teacher.sha256,
+        "architecture": teacher.architecture,
+        "frames": len(labelled[0]),
+    }
+    return _Frames(labelled[0], labelled[1], provenance, tuple(Path(frames.source) for frames in labelled))
+
+
+class _Training:
+    """One model and everything that its training needs; nothing on disk is touched before ``run``.
+
+    Args:
+        member: which member of an ensemble it is to become, if of one.
+
+    Raises:
+        UserError: the configuration and the frames do not fit each other, or a file that it names.
+    """
+
+    def __init__(
+        self, config: TrainingSettings, folder: Path, frames: _Frames, member: int | None = None
+    ) -> None:
+        self.config, self.folder, self.frames = config, folder, frames
+        architecture, hyperparameters = config.model_arguments()
+        elements = frames.train.elements
+        torch.manual_seed(config.training.seed)
+        model = build(architecture, elements, hyperparameters)
+        additions = [
+            build_addition(kind, elements, arguments) for kind, arguments in config.model.add.items()
+        ]
+        _check_stress(config, model, frames.train)
+        data = ForceDataset(frames.train, model.request)
+        valid_data = ForceDataset(
+            frames.valid, SumPotential(model, *additions).request if additions else model.request
+        )
+        domain = data.domain()
+        for addition in additions:
+            data = less(data, addition)
+        if config.training.initial_model is None:
+            fit_statistics(model, data)
+        else:
+            start = initial_model(
+                config.training.initial_model, architecture, hyperparameters, frames.train, config, member
             )
-        try:
-            _step_of(checkpoint)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise UserError(
-                f"the checkpoint cannot be read: it is damaged or truncated ({type(error).__name__})",
-                where=str(checkpoint),
-                mend="Start again; training.initial_model=best.kg keeps what was learned.",
-            ) from error
-        if saved.is_file() and saved.read_text(encoding="utf-8") != config.to_yaml():
-            raise UserError(
-                "the configuration is not the one this run was started with: "
-                + _difference(
-                    yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(config.to_yaml())
-                ),
-                where=str(saved),
-                mend="Resume with the same configuration; to train for longer, start a new run from this "
-                "model with training.initial_model.",
-            )
-        return
-    if checkpoint.exists() or (folder / "best.kg").exists():
-        if not overwrite:
-            raise UserError(
-                "the folder already holds a run",
-                where=str(folder),
-                mend="Continue it with --resume, replace it with --overwrite, or choose another folder.",
-            )
-        start = config.training.initial_model
-        if start is not None and start.resolve().parent == folder.resolve():
-            raise UserError(
-                "the initial model lies in the folder that would be replaced",
-                where=str(start),
-                mend="Choose another folder for the new run.",
+            start_from(model, start, data)
+            assert start.domain is not None
+            domain = merge([start.domain, domain])
+        self.model, self.data = model, data
+
+        def save_model(path: Path, model: LearnedPotential, metrics: dict[str, float]) -> None:
+            model_file.save(
+                path,
+                model,
+                architecture=architecture,
+                hyperparameters=hyperparameters,
+                elements=elements,
+                domain=domain,
+                additions=config.model.add,
+                training={
+                    "preset": config.model.preset,
+                    **frames.provenance,
+                    "settings": config.training.model_dump(mode="json"),
+                    "metrics": metrics,
+                },
             )
 
+        self.outputs = RunFolder(
+            folder,
+            valid_data,
+            save_model,
+            data={"train": frames.train.sha256, "valid": frames.valid.sha256},
+            additions=additions,
+            patience=config.training.early_stop_patience,
+        )
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first key that differs, with both values."""
-    for section, values in now.items():
-        for key, value in values.items():
-            known = before.get(section, {}).get(key)
-            if known != value:
-                return f"{section}.{key} is {value}, but was {known}"
-    return "a key is gone"
+    def run(self, *, resume: bool, progress: bool, name: str = "training") -> TrainResult:
+        """Train to the end, and leave the files of a run.
 
-
-def _step_of(checkpoint: Path) -> int:
-    """The step at which a checkpoint was written."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-
-
-def _prepare_folder(folder: Path, *, resume: bool) -> None:
-    """Make the folder and take out what an earlier run left, results that describe its model included."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if resume:
-        return
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        Raises:
+            KeyboardInterrupt: it was interrupted, and can be resumed.
+        """
+        options, outputs, checkpoint = self.config.training, self.outputs, self.folder / "last.ckpt"
+        prepare_folder(self.folder, resume=resume, keep=self.frames.files)
+        write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            outputs.finish_untrained(self.model)  # a baseline: its statistics are all it learns
+            return TrainResult(self.folder / "best.kg", 0, outputs.best, 0, outputs.wall_s)
+        rotate = options.rotate
+        if rotate is None:
+            rotate = any("rotation" not in properties for properties in self.model.model.exact.values())
+        callbacks: list[lightning.pytorch.Callback] = [outputs]
+        if progress:
+            callbacks.append(ProgressBar(outputs, options.max_steps, name))
+        sampler = StepSampler(
+            len(self.data),
+            options.batch_size,
+            min(options.validate_every, options.max_steps),
+            options.seed,
+        )
+        sampler.first_step = step_of(checkpoint) if resume else 0
+        _quiet_lightning()
+        trainer = lightning.Trainer(
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            max_steps=options.max_steps,
+            gradient_clip_val=options.gradient_clip,
+            logger=TensorBoardLogger(self.folder, name="tensorboard", version=""),
+            callbacks=callbacks,
+            limit_val_batches=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=options.validate_every,
+        )
+        trainer.fit(
+            ForceTraining(self.model, options, rotate=rotate),
+            DataLoader(self.data, batch_sampler=sampler, collate_fn=collate),
+            ckpt_path=checkpoint if resume else None,
+            weights_only=True,
+        )
+        if outputs.interrupted:
+            raise KeyboardInterrupt
+        return TrainResult(
+            model=self.folder / "best.kg",
+            best_step=outputs.best_step,
+            valid_force_mae_eV_per_A=outputs.best,
+            steps=trainer.global_step,
+            wall_s=outputs.wall_s,
+        )
 
 
 def _check_elements(train_frames: LabelledFrames, valid_frames: LabelledFrames) -> None:
@@ -282,116 +307,6 @@ def _check_stress(config: TrainingSettings, model: LearnedPotential, frames: Lab
             where=frames.source,
             mend="Set it to 0, or give the frames stresses.",
         )
-
-
-def _fit_statistics(model: LearnedPotential, data: ForceDataset) -> None:
-    """Force scale, reference energies and whatever the model keeps of its data, from training frames only."""
-    scale = force_std([sample.forces.numpy() for sample in data.samples])
-    if scale == 0.0:
-        raise UserError("all training forces are zero", where=data.source)
-    model.force_scale.fill_(scale)
-    _fit_reference_energies(model, data)
-
-    class Graphs:
-        """The graphs of the training frames, made anew each time: angles would fill the memory."""
-
-        def __iter__(self) -> Iterator[Graph]:
-            return (
-                build_graph(s.system, s.neighbors, data.request, dtype=torch.get_default_dtype())
-                for s in data.samples
-            )
-
-    model.model.fit_statistics(
-        Graphs(), [(s.forces / scale).to(torch.get_default_dtype()) for s in data.samples]
-    )
-
-
-def _fit_reference_energies(
-    model: LearnedPotential, data: ForceDataset, *, beside: LearnedPotential | None = None
-) -> None:
-    """E0 of each element: least squares of the training energies on the composition.
-
-    Of all that fit as well (one composition only, for example) the smallest is taken. An element in no frame
-    with an energy keeps what it has, zero at first; where others are fitted, a warning says so.
-
-    Args:
-        beside: a trained model, whose E0 are shifted by what fits its errors best.
-    """
-    from ase.data import chemical_symbols
-
-    if not hasattr(model, "reference_energies"):
-        return
-    known = [sample for sample in data.samples if bool(torch.isfinite(sample.energies).all())]
-    if not known:
-        return
-    numbers = torch.unique(torch.cat([sample.system.atomic_numbers for sample in known]))
-    everywhere = torch.unique(torch.cat([sample.system.atomic_numbers for sample in data.samples]))
-    unknown = sorted(set(everywhere.tolist()) - set(numbers.tolist()))
-    if unknown:
-        names = ", ".join(chemical_symbols[z] for z in unknown)
-        warnings.warn(
-            f"no frame of {data.source} that has an energy holds {names}: the reference energy stays as it "
-            "was (0 eV in a new model), and predicted energies may be off by a constant for each such atom",
-            UserWarning,
-            stacklevel=2,
-        )
-    counts = torch.stack([(sample.system.atomic_numbers == numbers[:, None]).sum(dim=1) for sample in known])
-    energies = torch.cat([sample.energies for sample in known])
-    if beside is not None:
-        with torch.no_grad():
-            predicted = [beside(sample.system, sample.neighbors).energy for sample in known]
-        energies = energies - torch.cat([energy for energy in predicted if energy is not None])
-    fitted = np.linalg.lstsq(counts.double().numpy(), energies.numpy(), rcond=1e-10)[0]
-    start = model.reference_energies[numbers] if beside is not None else 0.0
-    model.reference_energies[numbers] = start + torch.as_tensor(fitted)
-
-
-def _initial_model(
-    path: Path,
-    architecture: str,
-    hyperparameters: dict[str, Any],
-    frames: LabelledFrames,
-    additions: dict[str, dict[str, Any]],
-) -> LearnedPotential:
-    """The model to start from, which must be of the same make and for the same elements.
-
-    Its kind of forces may be another one: what the two have in common is carried over.
-    """
-    header = model_file.read_header(path)
-
-    def make(arguments: dict[str, Any]) -> dict[str, Any]:
-        heads = ("forces", "separate_energy")
-        return {name: value for name, value in arguments.items() if name not in heads}
-
-    if header.architecture != architecture or make(header.hyperparameters) != make(hyperparameters):
-        raise UserError(
-            f"the initial model is {header.architecture} {header.hyperparameters}, "
-            f"the configuration asks for {architecture} {hyperparameters}",
-            where=str(path),
-            mend="Give the same preset and sizes.",
-        )
-    if header.additions != additions:
-        raise UserError(
-            f"the initial model stands beside {header.additions or 'nothing'}, "
-            f"the configuration adds {additions or 'nothing'}: it learned another difference",
-            where=str(path),
-            mend="Give the same under model.add.",
-        )
-    model = model_file.load_model(path)
-    assert model.domain is not None
-    if model.domain.elements != frames.elements:
-        raise UserError(
-            "the initial model was trained on other elements than these frames hold", where=str(path)
-        )
-    return model
-
-
-def _start_from(model: LearnedPotential, start: LearnedPotential, data: ForceDataset) -> None:
-    """Carry the weights over; a head that ``start`` has not begins anew."""
-    missing, _ = model.load_state_dict(start.state_dict(), strict=False)
-    # These frames may come from another method, or the earlier ones had no energies: E0 is theirs anew.
-    keeps_energies = "reference_energies" not in missing and "conservative" in start.model.heads
-    _fit_reference_energies(model, data, beside=start.eval() if keeps_energies else None)
 
 
 def _fingerprint(frames: LabelledFrames) -> dict[str, Any]:

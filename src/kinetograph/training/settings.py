@@ -100,6 +100,18 @@ class OptimizerSettings(_Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="one seed, one result")
     initial_model: Path | None = Field(None, description="a model file whose weights to start from")
+    ensemble: int | None = Field(
+        None, ge=2, description="train so many models, of the seeds that follow: mean and disagreement"
+    )
+    teacher: Path | None = Field(
+        None, description="a model file to learn from instead of the labels of the data, which needs none"
+    )
+    teacher_frames: int = Field(
+        4, ge=0, description="structures that the teacher makes and labels beside each training frame"
+    )
+    teacher_temperature_K: float = Field(
+        300.0, gt=0.0, description="of the teacher's short runs from the training frames"
+    )
 
 
 class TrainingSettings(_Section):

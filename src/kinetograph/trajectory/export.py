@@ -8,7 +8,6 @@ from pathlib import Path
 
 import ase
 import numpy as np
-from ase.cell import Cell
 from ase.data import atomic_masses
 from ase.io.extxyz import write_extxyz
 from ase.io.xyz import write_xyz
@@ -154,8 +153,7 @@ def _dcd(path: Path, trajectory: Trajectory, frames: range) -> Iterator[Write]:
     def write(atoms: ase.Atoms) -> None:
         positions, cell = atoms.positions, atoms.cell
         if cell.rank == 3:
-            right_handed = cell if cell.handedness > 0 else Cell(-np.asarray(cell))
-            cell, turn = right_handed.standard_form()
+            cell, turn = cell.standard_form()
             positions = positions @ turn.T
         a, b, c, alpha, beta, gamma = cell.cellpar()
         file.write(positions.astype(np.float32), np.array([a, gamma, b, beta, alpha, c]))

@@ -247,7 +247,7 @@ def _put_in_chunk(dataset: h5py.Dataset, start: int, values: Array) -> None:
     n_begun = start % n_chunk
     place = (start - n_begun, *[0] * (values.ndim - 1))
     if len(values) == n_chunk:
-        dataset.id.write_direct_chunk(place, _compressed(values))
+        dataset.id.write_direct_chunk(place, _compressed(values.astype(dataset.dtype, copy=False)))
         return
     chunk = np.zeros(dataset.chunks, dtype=dataset.dtype)
     chunk[:n_begun] = dataset[start - n_begun : start]

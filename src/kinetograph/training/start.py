@@ -1,0 +1,138 @@
+"""Where a training starts: statistics of its data, or an earlier model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kinetograph import model_file
+from kinetograph.data.dataset import ForceDataset
+from kinetograph.data.frames import LabelledFrames, force_std
+from kinetograph.errors import UserError
+from kinetograph.graph import Graph, build_graph
+from kinetograph.potential import LearnedPotential
+from kinetograph.training.settings import TrainingSettings
+
+
+def fit_statistics(model: LearnedPotential, data: ForceDataset) -> None:
+    """Force scale, reference energies and whatever the model keeps of its data, from training frames only."""
+    scale = force_std([sample.forces.numpy() for sample in data.samples])
+    if scale == 0.0:
+        raise UserError("all training forces are zero", where=data.source)
+    model.force_scale.fill_(scale)
+    _fit_reference_energies(model, data)
+
+    class Graphs:
+        """The graphs of the training frames, made anew each time: angles would fill the memory."""
+
+        def __iter__(self) -> Iterator[Graph]:
+            return (
+                build_graph(s.system, s.neighbors, data.request, dtype=torch.get_default_dtype())
+                for s in data.samples
+            )
+
+    model.model.fit_statistics(
+        Graphs(), [(s.forces / scale).to(torch.get_default_dtype()) for s in data.samples]
+    )
+
+
+def _fit_reference_energies(
+    model: LearnedPotential, data: ForceDataset, *, beside: LearnedPotential | None = None
+) -> None:
+    """E0 of each element: least squares of the training energies on the composition.
+
+    Of all that fit as well (one composition only, for example) the smallest is taken. An element in no frame
+    with an energy keeps what it has, zero at first; where others are fitted, a warning says so.
+
+    Args:
+        beside: a trained model, whose E0 are shifted by what fits its errors best.
+    """
+    from ase.data import chemical_symbols
+
+    if not hasattr(model, "reference_energies"):
+        return
+    known = [sample for sample in data.samples if bool(torch.isfinite(sample.energies).all())]
+    if not known:
+        return
+    numbers = torch.unique(torch.cat([sample.system.atomic_numbers for sample in known]))
+    everywhere = torch.unique(torch.cat([sample.system.atomic_numbers for sample in data.samples]))
+    unknown = sorted(set(everywhere.tolist()) - set(numbers.tolist()))
+    if unknown:
+        names = ", ".join(chemical_symbols[z] for z in unknown)
+        warnings.warn(
+            f"no frame of {data.source} that has an energy holds {names}: the reference energy stays as it "
+            "was (0 eV in a new model), and predicted energies may be off by a constant for each such atom",
+            UserWarning,
+            stacklevel=2,
+        )
+    counts = torch.stack([(sample.system.atomic_numbers == numbers[:, None]).sum(dim=1) for sample in known])
+    energies = torch.cat([sample.energies for sample in known])
+    if beside is not None:
+        with torch.no_grad():
+            predicted = [beside(sample.system, sample.neighbors).energy for sample in known]
+        energies = energies - torch.cat([energy for energy in predicted if energy is not None])
+    fitted = np.linalg.lstsq(counts.double().numpy(), energies.numpy(), rcond=1e-10)[0]
+    start = model.reference_energies[numbers] if beside is not None else 0.0
+    model.reference_energies[numbers] = start + torch.as_tensor(fitted)
+
+
+def initial_model(
+    path: Path,
+    architecture: str,
+    hyperparameters: dict[str, Any],
+    frames: LabelledFrames,
+    config: TrainingSettings,
+    member: int | None,
+) -> LearnedPotential:
+    """The model to start from, which must be of the same make and for the same elements.
+
+    Its kind of forces may be another one: what the two have in common is carried over. Of an ensemble every
+    member starts from its own.
+    """
+    header, additions = model_file.read_header(path), config.model.add
+
+    def make(arguments: dict[str, Any]) -> dict[str, Any]:
+        heads = ("forces", "separate_energy")
+        return {name: value for name, value in arguments.items() if name not in heads}
+
+    if header.architecture != architecture or make(header.hyperparameters) != make(hyperparameters):
+        raise UserError(
+            f"the initial model is {header.architecture} {header.hyperparameters}, "
+            f"the configuration asks for {architecture} {hyperparameters}",
+            where=str(path),
+            mend="Give the same preset and sizes.",
+        )
+    if header.additions != additions:
+        raise UserError(
+            f"the initial model stands beside {header.additions or 'nothing'}, "
+            f"the configuration adds {additions or 'nothing'}: it learned another difference",
+            where=str(path),
+            mend="Give the same under model.add.",
+        )
+    if header.n_members > 1 and (member is None or member >= header.n_members):
+        raise UserError(
+            f"the initial model is an ensemble of {header.n_members}"
+            + ("" if member is None else ", and this one is to have more members"),
+            where=str(path),
+            mend="Train as many with training.ensemble, or start from one of the files it was made of.",
+        )
+    model = model_file.load_model(path, member=(member or 0) if header.n_members > 1 else 0)
+    assert model.domain is not None
+    if model.domain.elements != frames.elements:
+        raise UserError(
+            "the initial model was trained on other elements than these frames hold", where=str(path)
+        )
+    return model
+
+
+def start_from(model: LearnedPotential, start: LearnedPotential, data: ForceDataset) -> None:
+    """Carry the weights over; a head that ``start`` has not begins anew."""
+    missing, _ = model.load_state_dict(start.state_dict(), strict=False)
+    # These frames may come from another method, or the earlier ones had no energies: E0 is theirs anew.
+    keeps_energies = "reference_energies" not in missing and "conservative" in start.model.heads
+    _fit_reference_energies(model, data, beside=start.eval() if keeps_energies else None)
