@@ -141,7 +141,7 @@ def errors_on(
     potential: Potential, dataset: ForceDataset, *, progress: Callable[[int, int], None] | None = None
 ) -> Errors:
     """The same over frames whose neighbour lists are made."""
-    device = next((p.device for p in potential.parameters()), torch.device("cpu"))
+    device = next((t.device for t in potential.state_dict().values()), torch.device("cpu"))
     forces, energies, stresses, spreads = [], [], [], []
     was_training = potential.training
     potential.eval()

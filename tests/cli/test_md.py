@@ -75,6 +75,16 @@ def test_replicas_have_files_and_temperatures_of_their_own(run: Run, argon_model
         assert trajectory.n_frames == 5
 
 
+def test_copies_of_a_moving_structure_part(run: Run, argon_model: Path, start: Path) -> None:
+    """Their velocities are drawn anew: with the file's own they would make the same run."""
+    atoms = ase.io.read(start)
+    atoms.set_momenta(atoms.positions * 0.01)
+    ase.io.write("moving.extxyz", atoms)
+    of(run, argon_model, "moving.extxyz", "--replicas", "2", "--temperature-K", "60", "--out", "a.h5")
+    with Trajectory.open("a-0.h5") as first, Trajectory.open("a-1.h5") as second:
+        assert abs(first.velocities(0) - second.velocities(0)).max() > 0
+
+
 def test_all_frames_of_a_file_start_together(run: Run, argon_model: Path, start: Path) -> None:
     frames = [ase.io.read(start), bulk("Ar", "fcc", 5.5, cubic=True)]
     ase.io.write("two.extxyz", frames)

@@ -108,6 +108,25 @@ def test_a_bond_that_forms() -> None:
         assert ("a bond formed between atoms 1 (H) and 3 (O)" in found.get(0, "")) == stopped
 
 
+def test_bonds_in_slabs_and_wires_whose_vectors_lie_anywhere() -> None:
+    """Periodic along two vectors that are not the first two axes, with a molecule across the boundary."""
+    water = molecule("H2O")
+    for pbc, cell in (
+        ((True, True, False), [[0, 10, 0], [0, 0, 10], [0, 0, 0]]),
+        ((True, False, False), [[0, 0, 10], [0, 0, 0], [0, 0, 0]]),
+        ((True, True, False), [[10, 0, 3], [0, 10, 2], [0, 0, 0]]),
+    ):
+        atoms = water.copy()
+        atoms.set_cell(cell)
+        atoms.pbc = pbc
+        atoms.positions[1] += atoms.cell[0]
+        potential, guard = Still(), BondGuard()
+        state = prepared(System.from_ase(atoms), guard, potential)
+        assert state.topology is not None
+        assert len(state.topology) == 2
+        assert guard.check(state, STILL) == {}
+
+
 def test_bonds_of_metals_and_argon_come_and_go() -> None:
     """Copper at 2.2 Å and back, and bonds across the boundary of a cell: nobody minds."""
     copper = System.from_ase(bulk("Cu", cubic=True) * 2)

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.io
@@ -35,7 +36,7 @@ from kinetograph.graph import build_graph, neighbors_for
 from kinetograph.models.classical import Harmonic, LennardJones
 from kinetograph.neighbors import NeighborList
 from kinetograph.potential import Potential, Prediction
-from kinetograph.system import System
+from kinetograph.system import System, batch
 from kinetograph.training_domain import domain_of
 from kinetograph.trajectory import Trajectory
 
@@ -620,3 +621,33 @@ def test_frames_hold_stress_and_pressure_of_what_is_periodic(tmp_path: Path) -> 
     )
     with Trajectory.open(tmp_path / "b.h5") as trajectory:
         assert "pressure_bar" not in trajectory.observables
+
+
+def test_a_guard_that_is_switched_on_when_resuming_watches_from_then_on(tmp_path: Path) -> None:
+    run: dict[str, Any] = {
+        "system": argon(),
+        "integrator": VelocityVerlet(4.0),
+        "path": tmp_path / "a.h5",
+        **SETTINGS,
+    }
+    simulate(lennard_jones(), n_steps=10, guards=[], **run)
+    hot = [TemperatureGuard(), TemperatureGuard(max_temperature_K=1.0)]
+    with pytest.raises(SimulationFailed, match="above the limit of 1 K"):
+        simulate(lennard_jones(), n_steps=20, guards=hot, resume=True, **run)
+
+
+def test_an_overwriting_run_takes_out_the_replicas_of_the_earlier_one(tmp_path: Path) -> None:
+    run: dict[str, Any] = {"n_steps": 5, "path": tmp_path / "a.h5", **SETTINGS}
+    simulate(lennard_jones(), batch([argon(1)] * 4), VelocityVerlet(4.0), **run)
+    (tmp_path / "a-3.failed.extxyz").write_text("old")
+    (tmp_path / "a-b.h5").write_text("somebody else's")
+    simulate(lennard_jones(), batch([argon(1)] * 2), VelocityVerlet(4.0), overwrite=True, **run)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-0.h5", "a-1.h5", "a-b.h5", "a.restart"]
+
+
+def test_settings_may_be_numpy_numbers_and_the_drift_is_told_without_its_guard(tmp_path: Path) -> None:
+    two = batch([argon(1), argon(1)])
+    integrator = Langevin(4.0, np.array([60.0, 90.0]))
+    result = simulate(lennard_jones(), two, integrator, n_steps=3, seed=np.int64(3), guards=[], status=False)
+    assert result.drift_K is not None
+    assert [stream.seed for stream in result.state.streams] == [3, 3]

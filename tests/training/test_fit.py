@@ -360,3 +360,27 @@ def test_batch_norm_statistics_are_those_of_the_weights_that_are_kept(
     torch.testing.assert_close(norm.running_var, variance)
     assert norm.momentum == torch.nn.BatchNorm1d(1).momentum
     assert not norm.training
+
+
+def test_a_file_that_no_run_has_left_is_not_replaced(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    """The user's own configuration, where the run would write its resolved one."""
+    config = changed(argon_config)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("# mine")
+    with pytest.raises(UserError, match="a file that the run would replace"):
+        train(config, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "config.yaml").read_text() == "# mine"
+    (tmp_path / "run" / "config.yaml").write_text(config.resolved().to_yaml())  # of a run killed early
+    train(config, tmp_path / "run", progress=False)
+
+
+def test_a_run_that_stopped_early_stays_stopped_when_resumed(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = changed(argon_config, early_stop_patience=1, learning_rate=3.0, max_steps=40)
+    first = train(config, tmp_path / "run", progress=False)
+    assert first.steps < 40
+    kept = (tmp_path / "run" / "best.kg").read_bytes()
+    again = train(config, tmp_path / "run", resume=True, progress=False)
+    assert again.steps == first.steps
+    assert (tmp_path / "run" / "best.kg").read_bytes() == kept

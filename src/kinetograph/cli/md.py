@@ -194,8 +194,7 @@ def md(
 
     numbers = out.with_name(out.name + ".json")
     if not resume:
-        refuse_existing(out, numbers, overwrite=overwrite)
-    refuse_existing(json, overwrite=overwrite)
+        refuse_existing(out, numbers, json, overwrite=overwrite)
     integrator = md_words.make_integrator(
         ensemble,
         {
@@ -243,6 +242,10 @@ def md(
         )
     if result.n_steps == 0:
         err.print(f"Nothing to do: {out} is at step {result.resumed_from} already, of {steps}.")
+        for failure in result.failures:
+            err.print(f"[red]failed[/red] {failure.sentence(system.n_systems)}")
+        if result.failures:
+            raise typer.Exit(1)
         return
     warnings = [*result.warnings, *_off_target(result, integrator.target_temperature_K)]
     rows = _rows(result, timestep, steps, system.n_systems)

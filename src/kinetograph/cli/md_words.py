@@ -163,6 +163,8 @@ def read_start(
         structures = [structures[index]]
     chosen = [structure for structure in structures for _ in range(replicas)]
     system = System.from_ase(chosen if len(chosen) > 1 else chosen[0], device=device)
+    if replicas > 1:  # copies with the same velocities would be the same run
+        system = replace(system, velocities=None)
     if rigid is None and rigid_lengths is not None:
         raise UserError("--rigid-lengths needs --rigid", where="command line", mend="Give --rigid water.")
     if rigid is not None or hydrogen_amu is not None:

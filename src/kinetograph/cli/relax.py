@@ -79,9 +79,16 @@ def relax(
     from kinetograph.data.frames import read_structures
     from kinetograph.dynamics.relax import METHODS, RelaxationTrajectory, RelaxedWriter
     from kinetograph.dynamics.relax import relax as run
+    from kinetograph.errors import UserError
     from kinetograph.system import System
 
     numbers = out.with_name(out.name + ".json")
+    if out.resolve() == start.resolve():
+        raise UserError(
+            "the relaxed structures would replace those they are made from",
+            where=str(out),
+            mend="Choose another name with --out.",
+        )
     refuse_existing(out, numbers, json, overwrite=overwrite)
     potential = model_file.load(model, device=checked_device(device), forces=forces)
     if compiled:

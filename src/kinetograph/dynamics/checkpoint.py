@@ -44,8 +44,8 @@ class RunDescription:
 def describe_integrator(integrator: Integrator) -> dict[str, Any]:
     """Its name and its fields."""
     assert is_dataclass(integrator)
-    settings = asdict(integrator)
-    return {"name": type(integrator).__name__, **json.loads(json.dumps(settings))}
+    settings = json.dumps(asdict(integrator), default=lambda array: array.tolist())
+    return {"name": type(integrator).__name__, **json.loads(settings)}
 
 
 def describe_potential(potential: Potential) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Guard(Protocol):
     def every(self) -> int: ...
 
     def prepare(self, state: State, integrator: Integrator) -> State:
-        """The first state with what later ones are compared with; it is kept in checkpoints."""
+        """The state with what later ones are compared with: kept in checkpoints, and left as it is there."""
 
     def check(self, state: State, integrator: Integrator) -> dict[int, str]:
         """What is wrong with structures of the batch, by their place in it; empty where all are well."""
@@ -58,6 +58,8 @@ class TemperatureGuard:
     def prepare(self, state: State, integrator: Integrator) -> State:
         target = integrator.target_temperature_K
         meant = max(0.0 if target is None else hottest(target), RUNAWAY_FLOOR_K)
+        if "temperature_limit_K" in state.of_systems:
+            return state
         return state.keeping(temperature_limit_K=self.factor * state.temperature.clamp(min=meant))
 
     def check(self, state: State, integrator: Integrator) -> dict[int, str]:
@@ -94,7 +96,9 @@ class EnergyGuard:
 
     def prepare(self, state: State, integrator: Integrator) -> State:
         energy = state.prediction.energy
-        return state if energy is None else state.keeping(start_energy_eV=energy.double())
+        if energy is None or "start_energy_eV" in state.of_systems:
+            return state
+        return state.keeping(start_energy_eV=energy.double())
 
     def check(self, state: State, integrator: Integrator) -> dict[int, str]:
         energy, start = state.prediction.energy, state.of_systems.get("start_energy_eV")
@@ -123,7 +127,9 @@ class DriftGuard:
 
     def prepare(self, state: State, integrator: Integrator) -> State:
         conserved = integrator.conserved_quantity(state)
-        return state if conserved is None else state.keeping(start_conserved_eV=conserved)
+        if conserved is None or "start_conserved_eV" in state.of_systems:
+            return state
+        return state.keeping(start_conserved_eV=conserved)
 
     def check(self, state: State, integrator: Integrator) -> dict[int, str]:
         drift = drift_K(state, integrator)
@@ -184,6 +190,8 @@ class BondGuard:
         require_whole("every", self.every, least=1)
 
     def prepare(self, state: State, integrator: Integrator) -> State:
+        if state.topology is not None:
+            return state
         bonds = state.system.bonds
         if bonds is None:
             bonds = find_bonds(state.system, self.start)
@@ -226,7 +234,7 @@ class VolumeGuard:
         require_whole("every", self.every, least=1)
 
     def prepare(self, state: State, integrator: Integrator) -> State:
-        if not hasattr(integrator, "pressure_bar"):
+        if not hasattr(integrator, "pressure_bar") or "start_volume_A3" in state.of_systems:
             return state
         return state.keeping(start_volume_A3=state.system.volume)
 
@@ -324,12 +332,9 @@ class _Pairs:
         first, second = pairs.unbind(dim=1)
         vectors = system.positions[second] - system.positions[first]
         structure = system.system_index[first]
-        periodic = system.pbc[structure]
-        basis = torch.where(
-            system.pbc.unsqueeze(2), system.cell, torch.eye(3, dtype=system.dtype, device=system.device)
-        )[structure]
-        turns = torch.linalg.solve(basis.transpose(1, 2), vectors).round() * periodic
-        vectors = vectors - torch.einsum("ei,eij->ej", turns, basis)
+        lattice = system.cell * system.pbc.unsqueeze(2)
+        turns = torch.einsum("ei,eij->ej", vectors, torch.linalg.pinv(lattice)[structure]).round()
+        vectors = vectors - torch.einsum("ei,eij->ej", turns, lattice[structure])
         return _Pairs(system, first, second, torch.linalg.norm(vectors, dim=1))
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def integrator_of(integrator: AnyIntegrator, replicas: Sequence[int]) -> AnyInte
     changed = {}
     for field in fields(integrator):
         value = getattr(integrator, field.name)
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple | np.ndarray):
             changed[field.name] = [value[replica] for replica in replicas]
     return replace(integrator, **changed) if changed else integrator
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kinetograph.dynamics.checkpoint import (
@@ -19,6 +21,7 @@ from kinetograph.dynamics.checkpoint import (
 )
 from kinetograph.dynamics.guards import DEFAULT_GUARDS, Guard, drift_K
 from kinetograph.dynamics.loop import Failure, Loop, Outputs, SimulationFailed, beside, close_all, mean
+from kinetograph.dynamics.replicas import integrator_of
 from kinetograph.dynamics.reporters import (
     DomainReporter,
     Reporter,
@@ -138,6 +141,7 @@ def simulate(
         SimulationFailed: guards stopped every structure; the files are kept.
         KeyboardInterrupt: the run was interrupted; it stopped after a whole step and can be resumed.
     """
+    seed = seed if isinstance(seed, int | float) else np.asarray(seed).tolist()
     _check_arguments(system, n_steps, seed, path, every, checkpoint_every)
     if potential.domain is not None:
         potential.domain.require_elements(system)
@@ -241,7 +245,7 @@ def _start(
     if resume:
         if path is None:
             raise UserError("a run without files cannot be resumed", where="resume", mend="Give its path.")
-        return _resumed(potential, system, run, path)
+        return _resumed(potential, system, integrator, run, guards, path)
     paths = [] if path is None else trajectory_paths(path, system.n_systems)
     if path is not None and not overwrite:
         for output in (*paths, restart_path(path)):
@@ -253,6 +257,9 @@ def _start(
                 )
     state = integrator.init(_with_velocities(system, integrator, run), potential, run.seed, skin_A=run.skin_A)
     _require_finite_forces(state)
+    conserved = integrator.conserved_quantity(state)
+    if conserved is not None:
+        state = state.keeping(start_conserved_eV=conserved)
     for guard in guards:
         state = guard.prepare(state, integrator)
     for guard in guards:
@@ -264,7 +271,7 @@ def _start(
             )
     if path is None:
         return state, None, []
-    restart_path(path).unlink(missing_ok=True)
+    _remove_earlier(path)
     writers = {}
     for index, (atoms, own_path) in enumerate(zip(state.system.to_ase(), paths, strict=True)):
         bonds = atoms.info.get("bonds")
@@ -285,8 +292,24 @@ def _start(
     return state, Outputs(restart_path(path), writers), []
 
 
+def _remove_earlier(path: Path) -> None:
+    """Take out an earlier run of this name, of however many replicas, before it is replaced."""
+    replicas = re.compile(re.escape(path.stem) + r"-\d+" + re.escape(path.suffix))
+    earlier = [other for other in path.parent.iterdir() if replicas.fullmatch(other.name)]
+    for trajectory in (path, *earlier):
+        beside(trajectory, ".failed.extxyz").unlink(missing_ok=True)
+    for trajectory in earlier:
+        trajectory.unlink()
+    restart_path(path).unlink(missing_ok=True)
+
+
 def _resumed(
-    potential: Potential, system: System, run: RunDescription, path: Path
+    potential: Potential,
+    system: System,
+    integrator: Integrator,
+    run: RunDescription,
+    guards: Sequence[Guard],
+    path: Path,
 ) -> tuple[State, Outputs, list[Failure]]:
     where = restart_path(path)
     saved = load_checkpoint(where, potential.request, system.device)
@@ -309,7 +332,10 @@ def _resumed(
         Failure(replica, step, reason, beside(paths[replica], ".failed.extxyz"))
         for replica, step, reason in saved.failures
     ]
-    return saved.state, Outputs(where, writers), failures
+    state = saved.state
+    for guard in guards:  # those that the run was begun without
+        state = guard.prepare(state, integrator_of(integrator, replicas))
+    return state, Outputs(where, writers), failures
 
 
 def _plain(value: float | Sequence[float] | None) -> float | list[float] | None:

@@ -81,7 +81,7 @@ class RunFolder(Callback):
         self.interrupted = False
         self._started = 0.0
         self._losses: list[float] = []
-        self._old_handler: Any = None
+        self._old_handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -110,20 +110,29 @@ class RunFolder(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._started = time.monotonic()
+        if self._patience_is_used_up:  # a run that stopped early stays stopped
+            trainer.should_stop = True
 
         def stop(number: int, frame: object) -> None:
             self.interrupted = True
             trainer.should_stop = True
 
-        try:
-            self._old_handler = signal.signal(signal.SIGINT, stop)
+        try:  # also what Lightning does on SIGTERM: it would end the program as if all were well
+            self._old_handlers = {
+                number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)
+            }
         except ValueError:  # not in the main thread: interrupts go elsewhere
-            self._old_handler = None
+            self._old_handlers = {}
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if self._old_handler is not None:
-            signal.signal(signal.SIGINT, self._old_handler)
-            self._old_handler = None
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        self._old_handlers = {}
+
+    @property
+    def _patience_is_used_up(self) -> bool:
+        since_best = sum(row["step"] > self.best_step for row in self.rows)
+        return self.patience is not None and since_best >= self.patience
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *args: Any
@@ -160,9 +169,9 @@ class RunFolder(Callback):
             logger.log_metrics({name: value for name, value in row.items() if name != "step"}, step=step)
         if row[MONITOR] < self.best:
             self.best, self.best_step = row[MONITOR], step
-            self.save_model(self.folder / "best.kg", pl_module.best_weights, row)
-        since_best = sum(r["step"] > self.best_step for r in self.rows)
-        if self.patience is not None and since_best >= self.patience:
+            known = {name: value for name, value in row.items() if math.isfinite(value)}
+            self.save_model(self.folder / "best.kg", pl_module.best_weights, known)
+        if self._patience_is_used_up:
             trainer.should_stop = True
         self._write_metrics()
         self._write_checkpoint(trainer)

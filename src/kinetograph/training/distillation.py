@@ -178,7 +178,7 @@ class Teacher:
 
     @property
     def _device(self) -> torch.device:
-        return next((p.device for p in self.potential.parameters()), torch.device("cpu"))
+        return next((t.device for t in self.potential.state_dict().values()), torch.device("cpu"))
 
     def _system(self, structures: LabelledFrames, number: int) -> System:
         try:

@@ -60,6 +60,7 @@ def check_folder(folder: Path, config: TrainingSettings, *, resume: bool, overwr
                 "model with training.initial_model.",
             )
         return
+    foreign = None if overwrite else _foreign_file(folder, config)
     first_member = member_folder(folder, 0) / "config.yaml"
     if any(path.exists() for path in (checkpoint, folder / "best.kg", first_member)):
         if not overwrite:
@@ -76,6 +77,24 @@ def check_folder(folder: Path, config: TrainingSettings, *, resume: bool, overwr
                     where=str(source),
                     mend="Choose another folder for the new run.",
                 )
+    elif foreign is not None:
+        raise UserError(
+            "the folder holds a file that the run would replace",
+            where=str(foreign),
+            mend="Choose another folder, or give --overwrite.",
+        )
+
+
+def _foreign_file(folder: Path, config: TrainingSettings) -> Path | None:
+    """A file that a new run would replace though no run has left it: a configuration of the user's, say."""
+    for name in RUN_FILES:
+        path = folder / name
+        if not path.exists() or name == "metrics.csv":
+            continue
+        # A run that was killed before its first checkpoint has left just this configuration.
+        if name != "config.yaml" or path.read_text(encoding="utf-8") != config.to_yaml():
+            return path
+    return None
 
 
 def has_begun(folder: Path, config: TrainingSettings) -> bool:

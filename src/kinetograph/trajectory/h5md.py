@@ -269,6 +269,10 @@ def _compressed(chunk: Array) -> bytes:
     return b"".join([ZLIB_HEADER, noise, highest, zlib.adler32(shuffled).to_bytes(4, "big")])
 
 
+BYTES_OF_NUMBERS = 256
+"""Of a frame: cell, stress, observables, step and time."""
+
+
 def _reserve_space(path: Path, frames: Sequence[Frame]) -> None:
     """Set aside what a batch needs before HDF5 touches the file; it gives back what is left over.
 
@@ -276,6 +280,7 @@ def _reserve_space(path: Path, frames: Sequence[Frame]) -> None:
     """
     per_element = bytes_per_vector(len(frames[0].positions))
     needed = len(VECTOR_ELEMENTS) * (len(frames) * per_element + max(per_element, CHUNK_BYTES)) + MARGIN_BYTES
+    needed += len(frames) * BYTES_OF_NUMBERS
     if not hasattr(os, "posix_fallocate"):
         if shutil.disk_usage(path.parent).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

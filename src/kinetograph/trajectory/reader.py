@@ -60,6 +60,7 @@ class Trajectory:
         """What stays the same through the file."""
         # Kept open, for with a dataset HDF5 closes the cache of its unpacked chunks.
         self._values = {name: element["value"] for name, element in elements_of(file)}
+        self._check_units()
         self.n_listed = 0
         """Frames that the file has room for; the last may not be there completely."""
         self.steps: Array = np.zeros(0, dtype=np.int64)
@@ -250,6 +251,18 @@ class Trajectory:
             chosen = values[ascending_frames][where]
         in_ours: Array = np.asarray(chosen, dtype=np.float64)
         return in_ours / VECTOR_ELEMENTS[name][1] if name in VECTOR_ELEMENTS else in_ours
+
+    def _check_units(self) -> None:
+        """Refuse lengths, velocities and forces in units that are not those we write."""
+        wanted = {**{name: unit for name, (unit, _) in VECTOR_ELEMENTS.items()}, "edges": "Angstrom"}
+        for name, values in self._values.items():
+            unit = values.attrs.get("unit")
+            if name in wanted and unit is not None and text_of(unit) != wanted[name]:
+                raise UserError(
+                    f"the unit of {name} is {text_of(unit)!r}, not {wanted[name]!r}",
+                    where=str(self.path),
+                    mend="Convert the file first, with MDAnalysis for example.",
+                )
 
 
 def _is_marked_as_being_written(path: Path) -> bool:

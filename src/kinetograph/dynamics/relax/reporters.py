@@ -153,6 +153,8 @@ def to_atoms(relaxed: Relaxed, templates: Sequence[ase.Atoms] | None = None) -> 
         atoms.set_cell(found.cell)
         atoms.set_positions(found.positions, apply_constraint=False)
         atoms.arrays.pop("momenta", None)
+    for name in ("converged", "failure"):  # of an earlier relaxation of the same structure
+        atoms.info.pop(name, None)
     atoms.info.update(structure=relaxed.number, n_steps=relaxed.n_steps)
     results: dict[str, Any] = {}
     if relaxed.energy_eV is not None:
