@@ -4,7 +4,7 @@
 
 ``PYTHON`` is the interpreter of an environment of its own that has torch-sim; left out, it is left out.
 Every engine makes the same steps: NVE, 2 fs, from the same rattled cubic lattice, pairs cut at 6.8 Å (2 σ: a
-box of 64 atoms allows no more).
+box of 64 atoms allows no more). torch-sim draws velocities of its own at the same temperature.
 Engines take turns, several rounds; the median counts. All compute on one thread: kinetograph, ASE and
 torch-sim in double precision, OpenMM on its CPU platform in its mixed one.
 """
@@ -131,7 +131,6 @@ def with_torch_sim(atoms: ase.Atoms, python: str) -> Advance:
         {
             "numbers": atoms.numbers.tolist(),
             "positions": atoms.positions.tolist(),
-            "momenta": atoms.get_momenta().tolist(),
             "cell": atoms.cell.array.tolist(),
             "sigma": SIGMA_A,
             "epsilon": EPSILON_EV,

@@ -7,7 +7,6 @@ import sys
 from importlib.metadata import version
 
 import ase
-import numpy as np
 import torch
 import torch_sim as ts
 from torch_sim.models.lennard_jones import LennardJonesModel
@@ -35,7 +34,6 @@ def main() -> None:
     state = ts.io.atoms_to_state(atoms, device, dtype)
     answer = {"torch_sim": version("torch-sim-atomistic"), "torch": torch.__version__}
     print(json.dumps(answer), flush=True)
-    momenta = torch.tensor(np.array(given["momenta"]), dtype=dtype)
     for line in sys.stdin:
         n_steps = json.loads(line)["n_steps"]
         state = ts.integrate(
@@ -46,7 +44,7 @@ def main() -> None:
             temperature=90.0,
             timestep=given["timestep_fs"] * 1e-3,
         )
-        print(json.dumps({"energy": float(state.energy.sum()), "first": float(momenta[0, 0])}), flush=True)
+        print(json.dumps({"energy": float(state.energy.sum())}), flush=True)
 
 
 if __name__ == "__main__":

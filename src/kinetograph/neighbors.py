@@ -88,6 +88,24 @@ class NeighborList:
         chosen = torch.nonzero(once)[:, 0]
         return self.center[chosen], self.neighbor[chosen], self.shift[chosen]
 
+    def subset(self, systems: Tensor, atoms: Tensor) -> NeighborList:
+        """The edges of some structures of a batch, their atoms numbered anew.
+
+        Args:
+            systems: (n_keep,) which structures, ascending.
+            atoms: (n_atoms,) bool: the atoms of these.
+        """
+        edges, new_number = atoms[self.center], atoms.cumsum(dim=0) - 1
+        return replace(
+            self,
+            center=new_number[self.center[edges]],
+            neighbor=new_number[self.neighbor[edges]],
+            shift=self.shift[edges],
+            positions=self.positions[atoms],
+            cell=self.cell[systems],
+            edge_types=None if self.edge_types is None else self.edge_types[edges],
+        )
+
     def to(self, device: torch.device | str) -> NeighborList:
         """The same list on another device."""
         return replace(

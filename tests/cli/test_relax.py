@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,40 +14,8 @@ import pytest
 import yaml
 from ase.build import bulk
 
-from kinetograph.cli import main
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run one command line in ``tmp_path``; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kinetograph", *map(str, words)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-def refused(result: tuple[int, str, str], *texts: str) -> None:
-    """One message on stderr, nothing on stdout, no traceback, exit code 2."""
-    code, out, err = result
-    assert code == 2, err
-    assert out == ""
-    assert err.lstrip().startswith("Error: ")
-    assert "Traceback" not in err
-    for text in texts:
-        assert text in err.replace("\n", " ")
+Refused = Callable[..., None]
 
 
 def argon(seed: int) -> ase.Atoms:
@@ -105,7 +72,7 @@ def test_one_structure_shows_its_numbers(run: Run, argon_model: Path, tmp_path: 
 
 
 def test_cells_move_with_a_model_that_gives_a_stress(
-    run: Run, argon_config: dict[str, Any], start: Path, tmp_path: Path
+    run: Run, refused: Refused, argon_config: dict[str, Any], start: Path, tmp_path: Path
 ) -> None:
     model = {"preset": "painn-small", "forces": "conservative", "cutoff_A": 6.0, "width": 8, "n_layers": 1}
     config = {**argon_config, "model": model, "training": {**argon_config["training"], "max_steps": 1}}
@@ -144,7 +111,7 @@ def test_a_structure_that_fails_has_a_sentence_and_the_others_are_finished(
 
 
 def test_outputs_that_exist_are_not_replaced(
-    run: Run, argon_model: Path, start: Path, tmp_path: Path
+    run: Run, refused: Refused, argon_model: Path, start: Path, tmp_path: Path
 ) -> None:
     words = ("relax", argon_model, start, "--steps", 1, "--trajectory", "way")
     assert run(*words)[0] == 0
@@ -161,7 +128,9 @@ def test_outputs_that_exist_are_not_replaced(
     assert (tmp_path / "relaxed.extxyz").read_bytes() != before
 
 
-def test_bad_input_ends_with_one_message(run: Run, argon_model: Path, start: Path, tmp_path: Path) -> None:
+def test_bad_input_ends_with_one_message(
+    run: Run, refused: Refused, argon_model: Path, start: Path, tmp_path: Path
+) -> None:
     refused(run("relax", "none.kg", start), "no such model file", "none.kg")
     refused(run("relax", argon_model, "none.extxyz"), "no such file", "none.extxyz")
     refused(run("relax", argon_model, start, "--cell", "full"), "gives no stress", "Hold the cell")

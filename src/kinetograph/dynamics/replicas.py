@@ -13,7 +13,6 @@ from torch import Tensor
 from kinetograph.dynamics.rigid import rigid_bonds
 from kinetograph.dynamics.state import Integrator, State
 from kinetograph.dynamics.velocities import Inertia
-from kinetograph.neighbors import NeighborList
 from kinetograph.potential import Prediction
 from kinetograph.system import subset
 
@@ -38,7 +37,7 @@ def keep_replicas(state: State, keep: Sequence[int]) -> State:
         prediction=_prediction(state.prediction, systems, atoms),
         acceleration=state.acceleration[atoms],
         net_force=state.net_force[systems],
-        neighbors=_neighbors(state.neighbors, systems, atoms, new_number),
+        neighbors=state.neighbors.subset(systems, atoms),
         inertia=_inertia(state.inertia, systems, atoms),
         rigid=None if state.rigid is None else rigid_bonds(system)[1],
         streams=tuple(state.streams[index] for index in keep),
@@ -68,19 +67,6 @@ def _prediction(prediction: Prediction, systems: Tensor, atoms: Tensor) -> Predi
 
     changed = {field.name: part(field.name) for field in fields(prediction) if field.name != "conservative"}
     return replace(prediction, **changed)  # type: ignore[arg-type]
-
-
-def _neighbors(neighbors: NeighborList, systems: Tensor, atoms: Tensor, new_number: Tensor) -> NeighborList:
-    edges = atoms[neighbors.center]
-    return replace(
-        neighbors,
-        center=new_number[neighbors.center[edges]],
-        neighbor=new_number[neighbors.neighbor[edges]],
-        shift=neighbors.shift[edges],
-        positions=neighbors.positions[atoms],
-        cell=neighbors.cell[systems],
-        edge_types=None if neighbors.edge_types is None else neighbors.edge_types[edges],
-    )
 
 
 def _inertia(inertia: Inertia, systems: Tensor, atoms: Tensor) -> Inertia:

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from torch import Tensor
 
 from kinetograph import units
 from kinetograph.dynamics.pressure import pressure_bar
 from kinetograph.dynamics.state import Integrator, State
+from kinetograph.dynamics.status_line import StatusLine, time_left
 from kinetograph.graph import build_graph
 from kinetograph.potential import Potential
 from kinetograph.trajectory import Frame, TrajectoryWriter
@@ -142,42 +142,28 @@ class StatusReporter:
         seconds: float = 0.5,
         seconds_between_lines: float = 15.0,
     ) -> None:
-        self._console = console or Console(stderr=True)
-        self._live = self._console.is_terminal
-        self._seconds = seconds if self._live else seconds_between_lines
+        self._line = StatusLine(
+            n_steps, console=console, seconds=seconds, seconds_between_lines=seconds_between_lines
+        )
         self._integrator = integrator
         self._n_steps = n_steps
         self._first: tuple[int, float] | None = None
         self._n_replicas = 1
-        self._last_time = -float("inf")
-        self._last_step = -1
-        self._progress = Progress(
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            TextColumn("{task.description}"),
-            console=self._console,
-            auto_refresh=False,
-        )
-        self._task = self._progress.add_task("", total=n_steps)
-        if self._live:
-            self._progress.start()
 
     def report(self, state: State) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = (state.step, now)
             self._n_replicas = 1 + max(stream.replica for stream in state.streams)
-        if now - self._last_time >= self._seconds or state.step >= self._n_steps:
-            self._last_time = now
+        if self._line.is_due(always=state.step >= self._n_steps):
             self._show(state, now)
 
     def announce(self, sentence: str) -> None:
         """Print a sentence of its own."""
-        self._console.print(f"[yellow]warning[/yellow] {sentence}", highlight=False, soft_wrap=True)
+        self._line.announce(sentence)
 
     def close(self) -> None:
-        if self._live:
-            self._progress.stop()
+        self._line.close()
 
     def _show(self, state: State, now: float) -> None:
         assert self._first is not None
@@ -193,13 +179,8 @@ class StatusReporter:
             rate = n_done / elapsed
             total = rate * len(state.streams)
             line += f"  {ns_per_day(total, self._integrator.timestep_fs):.3g} ns/day"
-            left = round((self._n_steps - state.step) / rate)
-            line += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
-        if self._live:
-            self._progress.update(self._task, completed=state.step, description=line)
-            self._progress.refresh()
-        else:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            line += "  " + time_left((self._n_steps - state.step) / rate)
+        self._line.show(line, state.step, self._n_steps)
 
 
 def ns_per_day(steps_per_second: float, timestep_fs: float) -> float:

@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from ase.geometry import find_mic
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.sparse.csgraph import breadth_first_order
 from torch import Tensor
 
+from kinetograph.bonds import molecules
 from kinetograph.dynamics.settle import Triangles, find_triangles
 from kinetograph.errors import UserError
 from kinetograph.system import System
@@ -195,7 +196,7 @@ def _require_independent(groups: list[Clusters], positions: Tensor) -> None:
 
 def _clusters(pairs: Tensor, lengths: Tensor, inverse_mass: Tensor) -> list[Clusters]:
     """The bonds by cluster, clusters of equally many bonds together."""
-    member = torch.from_numpy(_component_of(pairs.cpu().numpy(), len(inverse_mass)))[pairs[:, 0].cpu()]
+    member = molecules(pairs, len(inverse_mass)).cpu()[pairs[:, 0].cpu()]
     order = torch.argsort(member, stable=True)
     sizes = torch.unique_consecutive(member[order], return_counts=True)[1]
     size_of_bond = sizes.repeat_interleave(sizes)
@@ -230,12 +231,6 @@ def _with_triangles(group: Clusters, inverse_mass: Tensor) -> list[Clusters | Tr
     return parts
 
 
-def _component_of(pairs: Array, n_atoms: int) -> Array:
-    """(n_atoms,) number of the connected component of each atom."""
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_atoms, n_atoms))
-    return np.asarray(connected_components(graph, directed=False)[1]).astype(np.int64)
-
-
 def in_one_piece(system: System, pairs: Tensor) -> Tensor:
     """(n_atoms, 3) Å: each cluster of pairs (n_pairs, 2) built from its first atom on, without broken pairs.
 
@@ -243,7 +238,7 @@ def in_one_piece(system: System, pairs: Tensor) -> Tensor:
         UserError: that cannot be, because the pairs lead from an atom to its own periodic image.
     """
     bonds, n = pairs.cpu().numpy(), system.n_atoms
-    _, roots = np.unique(_component_of(bonds, n), return_index=True)
+    _, roots = np.unique(molecules(pairs, n).cpu().numpy(), return_index=True)
     # One tree for all clusters: an atom more, joined to the first atom of each.
     first = np.concatenate([bonds[:, 0], np.full(len(roots), n)])
     second = np.concatenate([bonds[:, 1], roots])

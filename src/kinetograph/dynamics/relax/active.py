@@ -116,7 +116,7 @@ class Active:
             coordinates=self.coordinates.kept(systems),
             x=self.x[rows],
             memory=self.memory.kept(rows, systems),
-            neighbors=_kept_edges(self.neighbors, chosen[self.system.system_index], systems),
+            neighbors=self.neighbors.subset(systems, chosen[self.system.system_index]),
         )
 
     def joined(self, other: Active) -> Active:
@@ -138,21 +138,3 @@ def _stale(neighbors: NeighborList, system: System) -> Tensor:
     stale = (system.cell != neighbors.cell).flatten(1).any(dim=1)
     stale[system.system_index[far]] = True
     return stale
-
-
-def _kept_edges(neighbors: NeighborList, atoms: Tensor, systems: Tensor) -> NeighborList:
-    """The edges of these structures, their atoms numbered anew.
-
-    Args:
-        atoms: (n_atoms,) bool, those of the structures.
-    """
-    edges, new_number = atoms[neighbors.center], atoms.cumsum(dim=0) - 1
-    return replace(
-        neighbors,
-        center=new_number[neighbors.center[edges]],
-        neighbor=new_number[neighbors.neighbor[edges]],
-        shift=neighbors.shift[edges],
-        positions=neighbors.positions[atoms],
-        cell=neighbors.cell[systems],
-        edge_types=None if neighbors.edge_types is None else neighbors.edge_types[edges],
-    )

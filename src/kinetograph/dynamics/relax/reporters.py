@@ -13,10 +13,10 @@ import ase.io
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from kinetograph.dynamics.relax.results import Frames, Relaxed
 from kinetograph.dynamics.settings import require_whole
+from kinetograph.dynamics.status_line import StatusLine, time_left
 from kinetograph.errors import UserError
 
 
@@ -185,36 +185,22 @@ class RelaxationStatus:
         seconds: float = 0.5,
         seconds_between_lines: float = 15.0,
     ) -> None:
-        self._console = console or Console(stderr=True)
-        self._live = self._console.is_terminal
-        self._seconds = seconds if self._live else seconds_between_lines
+        self._line = StatusLine(
+            n_structures, console=console, seconds=seconds, seconds_between_lines=seconds_between_lines
+        )
         self._n_structures, self._max_steps = n_structures, max_steps
         self._n_done = 0
         self._started = time.monotonic()
-        self._last_time = -float("inf")
-        self._progress = Progress(
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            TextColumn("{task.description}"),
-            console=self._console,
-            auto_refresh=False,
-        )
-        self._task = self._progress.add_task("", total=n_structures)
-        if self._live:
-            self._progress.start()
 
     def report(self, frames: Frames) -> None:
-        now = time.monotonic()
-        if now - self._last_time >= self._seconds:
-            self._last_time = now
-            self._show(frames, now)
+        if self._line.is_due():
+            self._show(frames, time.monotonic())
 
     def finished(self, relaxed: Relaxed) -> None:
         self._n_done += 1
 
     def close(self) -> None:
-        if self._live:
-            self._progress.stop()
+        self._line.close()
 
     def _show(self, frames: Frames, now: float) -> None:
         elapsed = now - self._started
@@ -226,11 +212,5 @@ class RelaxationStatus:
             line = f"{done}/{total} structures  {len(frames.numbers)} in work"
         line += f"  largest force {float(frames.max_force.max()):.3g} eV/Å"
         if done > 0 and elapsed > 0:
-            left = round((total - done) * elapsed / done)
-            line += f"  {done / elapsed:.3g} {rate_of}"
-            line += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
-        if self._live:
-            self._progress.update(self._task, completed=done, total=total, description=line)
-            self._progress.refresh()
-        else:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            line += f"  {done / elapsed:.3g} {rate_of}  " + time_left((total - done) * elapsed / done)
+        self._line.show(line, done, total)
