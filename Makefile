@@ -15,7 +15,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint types imports docs clean venv chromium
+.PHONY: help demo test test-all lint types imports docs clean venv kernels chromium
 
 help:
 	@echo "make demo      the whole story on argon, into ./demo-argon (options: make demo ARGS='--help')"
@@ -24,6 +24,7 @@ help:
 	@echo "make lint      ruff, check and format"
 	@echo "make types     mypy, strict"
 	@echo "make docs      the documentation, into docs/_build/html"
+	@echo "make kernels   the compiled kernels, after a change of their C++ sources"
 	@echo "make venv      only the virtual environment, for development"
 	@echo "make clean     remove what was built; .venv stays"
 	@echo
@@ -75,6 +76,15 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt
 
 venv: $(VENV)/.ready-dev
 
+# The compiled kernels, made again when their sources have changed since they were installed.
+KERNELS := src/kinetograph/kernels
+$(KERNELS)/compiled/.ready: $(wildcard $(KERNELS)/csrc/*) $(KERNELS)/build.py
+	@mkdir -p $(@D)
+	@"$(PYTHON)" $(KERNELS)/build.py >/dev/null || echo "Without them the package runs its plain forms, slower."
+	@touch $@
+
+kernels: $(KERNELS)/compiled/.ready
+
 # The browser tests open a page in Chromium, driven through chromedriver; without the two they skip with a reason.
 chromium:
 	@if command -v chromium >/dev/null 2>&1 && command -v chromedriver >/dev/null 2>&1; then exit 0; fi; \
@@ -89,7 +99,7 @@ chromium:
 
 # -------------------------------------------------------------------------------------------------------------- run
 
-demo: $(VENV)/.ready-run
+demo: $(VENV)/.ready-run kernels
 	@$(BIN)/kinetograph demo $(ARGS)
 
 # ------------------------------------------------------------------------------------------------------------ check
@@ -107,10 +117,10 @@ imports: $(VENV)/.ready-dev
 # Two OpenMP threads on a shared core are far slower than one: tests run on one.
 test test-all: export OMP_NUM_THREADS = 1
 
-test: $(VENV)/.ready-dev chromium lint types imports
+test: $(VENV)/.ready-dev kernels chromium lint types imports
 	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
-test-all: $(VENV)/.ready-dev chromium lint types imports docs
+test-all: $(VENV)/.ready-dev kernels chromium lint types imports docs
 	@$(BIN)/python -m pytest --timeout 1800 $(ARGS)
 
 docs: $(VENV)/.ready-dev

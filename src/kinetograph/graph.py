@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from kinetograph import kernels
 from kinetograph.bonds import BondRule, with_bonds
 from kinetograph.errors import UserError
+from kinetograph.kernels.edges import edges_within
 from kinetograph.neighbors import NeighborList
 from kinetograph.system import System
 from kinetograph.triplets import Quadruplets, TripletKind, Triplets, quadruplets, reverse_edges, triplets
@@ -142,42 +145,35 @@ def build_graph(
     Raises:
         UserError: two atoms coincide, or an atom has fewer than ``n_nearest`` neighbours.
     """
-    center, neighbor, shift = neighbors.center, neighbors.neighbor, neighbors.shift
-    if system.n_systems == 1:
-        offset = shift @ system.cell[0]
-    else:
-        offset = torch.einsum("ei,eij->ej", shift, system.cell[system.system_index[center]])
-    # Grouped so that an edge and the one that goes back have exactly opposite vectors.
-    vectors = (system.positions[neighbor] - system.positions[center]) + offset
-    squares = vectors.square().sum(dim=1)
-    refuse_coincident(system, center, neighbor, squares)
+    dtype = dtype or system.dtype
+    if request.n_nearest is None:
+        edges = _within(system, neighbors, request.cutoff, dtype)
+    else:  # who is nearest is decided by the distances before rounding
+        edges = _within(system, neighbors, request.cutoff, system.dtype)
+        edges = edges.at(_nearest(edges, system, request)).to(dtype)
+    edge_types = neighbors.edge_types
+    if edge_types is not None:
+        edge_types = edge_types[edges.place]
+        if neighbors.bond_rule != request.bond_rule and request.bond_rule is not None:
+            # The list was made for several potentials: bonds beyond this one's rule count for none.
+            edge_types = torch.where(edge_types > request.bond_rule.max_separation, 0, edge_types)
 
-    def within(cutoff: float) -> Tensor:
-        return torch.nonzero(squares < cutoff**2)[:, 0]
-
-    chosen = within(request.cutoff)
-    if request.n_nearest is not None:
-        chosen = _nearest(chosen, center, squares, system, request)
-    edges = _Edges(center, neighbor, shift, vectors).at(chosen)
-    types = neighbors.edge_types
-    edge_types = types if types is None or len(chosen) == len(center) else types[chosen]
-    if edge_types is not None and neighbors.bond_rule != request.bond_rule and request.bond_rule is not None:
-        # The list was made for several potentials: bonds further apart than this one's rule count for none.
-        edge_types = torch.where(edge_types > request.bond_rule.max_separation, 0, edge_types)
-    edge_vectors = _leaf(edges.vectors, dtype, differentiable)
-
-    reverse = reverse_edges(edges.center, edges.neighbor, edges.shift) if request.reverse else None
-    pairs = None
-    if request.triplets is not None:
-        pairs = triplets(request.triplets, edges.center, edges.neighbor, edges.shift, system.n_atoms)
-    links = chains = None
-    if request.link_cutoff is not None:
-        far = _Edges(center, neighbor, shift, vectors).at(within(request.link_cutoff))
-        chains = quadruplets(
-            edges.center, edges.neighbor, edges.shift, far.center, far.neighbor, far.shift, system.n_atoms
-        )
-        link_vectors = _leaf(far.vectors, dtype, differentiable)
-        links = Links(far.center, far.neighbor, link_vectors, torch.linalg.norm(link_vectors, dim=1))
+    reverse = pairs = links = chains = None
+    if request.reverse or request.triplets is not None or request.link_cutoff is not None:
+        shift = neighbors.shift[edges.place]
+        if request.reverse:
+            reverse = reverse_edges(edges.center, edges.neighbor, shift)
+        if request.triplets is not None:
+            pairs = triplets(request.triplets, edges.center, edges.neighbor, shift, system.n_atoms)
+        if request.link_cutoff is not None:
+            far = _within(system, neighbors, request.link_cutoff, dtype)
+            chains = quadruplets(
+                *(edges.center, edges.neighbor, shift),
+                *(far.center, far.neighbor, neighbors.shift[far.place]),
+                system.n_atoms,
+            )
+            links = Links(far.center, far.neighbor, *_leaf(far, differentiable))
+    edge_vectors, distances = _leaf(edges, differentiable)
     return Graph(
         atomic_numbers=system.atomic_numbers,
         system_index=system.system_index,
@@ -185,7 +181,7 @@ def build_graph(
         center=edges.center,
         neighbor=edges.neighbor,
         edge_vectors=edge_vectors,
-        distances=torch.linalg.norm(edge_vectors, dim=1),
+        distances=distances,
         edge_types=edge_types,
         reverse=reverse,
         triplets=pairs,
@@ -196,29 +192,71 @@ def build_graph(
 
 @dataclass(frozen=True)
 class _Edges:
+    """Edges of a list that are shorter than some cutoff."""
+
+    place: Tensor
+    """(n,) int64: their places in the list."""
     center: Tensor
     neighbor: Tensor
-    shift: Tensor
     vectors: Tensor
+    distances: Tensor
 
     def at(self, chosen: Tensor) -> _Edges:
-        if len(chosen) == len(self.center):
+        return _Edges(*(getattr(self, item.name)[chosen] for item in fields(self)))
+
+    def to(self, dtype: torch.dtype) -> _Edges:
+        if dtype == self.vectors.dtype:
             return self
-        return _Edges(self.center[chosen], self.neighbor[chosen], self.shift[chosen], self.vectors[chosen])
+        vectors = self.vectors.to(dtype)
+        return replace(self, vectors=vectors, distances=torch.linalg.norm(vectors, dim=1))
 
 
-def _leaf(vectors: Tensor, dtype: torch.dtype | None, differentiable: bool) -> Tensor:
-    vectors = vectors.to(dtype or vectors.dtype)
-    return vectors.detach().requires_grad_(True) if differentiable else vectors
+def _within(system: System, neighbors: NeighborList, cutoff: float, dtype: torch.dtype) -> _Edges:
+    """The edges shorter than a cutoff; raises ``UserError`` where two atoms of the list coincide."""
+    native = kernels.library()
+    followed = system.positions.requires_grad or system.cell.requires_grad  # an energy of whole structures
+    if native is not None and not followed and system.device.type == "cpu" and system.dtype == torch.float64:
+        found = edges_within(
+            native,
+            *(neighbors.center, neighbors.neighbor, neighbors.shift),
+            *(system.positions, system.cell),
+            None if system.n_systems == 1 else system.system_index,
+            cutoff,
+            dtype,
+        )
+        if found.shortest < COINCIDENT_A**2:
+            edge = found.shortest_edge
+            raise_coincident(
+                system, int(neighbors.center[edge]), int(neighbors.neighbor[edge]), found.shortest
+            )
+        return _Edges(found.place, found.center, found.neighbor, found.vectors, found.distances)
+    center, neighbor, shift = neighbors.center, neighbors.neighbor, neighbors.shift
+    if system.n_systems == 1:
+        offset = shift @ system.cell[0]
+    else:
+        offset = torch.einsum("ei,eij->ej", shift, system.cell[system.system_index[center]])
+    # Grouped so that an edge and the one that goes back have exactly opposite vectors.
+    vectors = (system.positions[neighbor] - system.positions[center]) + offset
+    squares = vectors.square().sum(dim=1)
+    refuse_coincident(system, center, neighbor, squares)
+    place = torch.nonzero(squares < cutoff**2)[:, 0]
+    vectors = vectors[place].to(dtype)
+    return _Edges(place, center[place], neighbor[place], vectors, torch.linalg.norm(vectors, dim=1))
 
 
-def _nearest(
-    chosen: Tensor, center: Tensor, squares: Tensor, system: System, request: GraphRequest
-) -> Tensor:
-    """Of the chosen edges those to the ``n_nearest`` nearest of each centre, ties with the last included."""
+def _leaf(edges: _Edges, differentiable: bool) -> tuple[Tensor, Tensor]:
+    """Vectors, as leaves that require gradients where asked, and their lengths."""
+    if not differentiable:
+        return edges.vectors, edges.distances
+    vectors = edges.vectors.detach().requires_grad_(True)
+    return vectors, torch.linalg.norm(vectors, dim=1)
+
+
+def _nearest(edges: _Edges, system: System, request: GraphRequest) -> Tensor:
+    """Which edges go to the ``n_nearest`` nearest neighbours of their centre, ties with the last included."""
     k = request.n_nearest
     assert k is not None
-    count = torch.bincount(center[chosen], minlength=system.n_atoms)
+    count = torch.bincount(edges.center, minlength=system.n_atoms)
     if request.nearest_required and system.n_atoms and int(count.min()) < k:
         atom = int(count.argmin())
         index, first = _structure_of(system, atom)
@@ -228,15 +266,14 @@ def _nearest(
             where=_name(system, index),
             mend="Give a larger cutoff or fewer neighbours; a molecule of n atoms has at most n − 1.",
         )
-    distances = squares[chosen].sqrt()
-    by_distance = torch.argsort(distances, stable=True)
-    order = by_distance[torch.argsort(center[chosen][by_distance], stable=True)]
+    by_distance = torch.argsort(edges.distances, stable=True)
+    order = by_distance[torch.argsort(edges.center[by_distance], stable=True)]
     begin = torch.cumsum(count, 0) - count
     last = (begin + count.clamp(max=k) - 1).clamp(min=0)
     if len(order) == 0:
-        return chosen
-    limit = distances[order[last.clamp(max=len(order) - 1)]] + TIE_TOLERANCE_A
-    return chosen[distances <= limit[center[chosen]]]
+        return order
+    limit = edges.distances[order[last.clamp(max=len(order) - 1)]] + TIE_TOLERANCE_A
+    return torch.nonzero(edges.distances <= limit[edges.center])[:, 0]
 
 
 def refuse_coincident(system: System, center: Tensor, neighbor: Tensor, squares: Tensor) -> None:
@@ -249,10 +286,14 @@ def refuse_coincident(system: System, center: Tensor, neighbor: Tensor, squares:
     if len(squares) == 0 or not bool(squares.min() < COINCIDENT_A**2):
         return
     edge = int(squares.argmin())
-    i, j = int(center[edge]), int(neighbor[edge])
+    raise_coincident(system, int(center[edge]), int(neighbor[edge]), float(squares[edge]))
+
+
+def raise_coincident(system: System, i: int, j: int, square: float) -> NoReturn:
+    """Say that two atoms are in one place; ``square`` is their squared distance, Å²."""
     index, first = _structure_of(system, i)
     raise UserError(
-        f"atoms {i - first} and {j - first} are in one place ({float(squares[edge]) ** 0.5:.1e} Å apart)",
+        f"atoms {i - first} and {j - first} are in one place ({square**0.5:.1e} Å apart)",
         where=_name(system, index),
         mend="Remove one of them, or relax the structure with a repulsive potential first.",
     )

@@ -11,7 +11,9 @@ from ase.geometry import complete_cell
 from torch import Tensor
 from vesin import NeighborList as VesinList
 
+from kinetograph import kernels
 from kinetograph.errors import UserError
+from kinetograph.kernels.edges import pairs_within
 from kinetograph.system import System
 
 
@@ -23,9 +25,25 @@ def edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         UserError: positions are not finite.
     """
-    positions = system.positions.detach().double().cpu().numpy()
-    if not np.isfinite(positions).all():
+    if not bool(torch.isfinite(system.positions).all()):
         raise UserError("positions are not finite", where="pair search")
+    native = kernels.library()
+    if native is not None and system.device.type == "cpu":
+        center, neighbor, shift = pairs_within(
+            native,
+            system.positions.detach().double(),
+            _complete_cells(system),
+            system.pbc,
+            system.atoms_per_system,
+            reach,
+        )
+        return center, neighbor, shift.to(system.dtype)
+    return _plain_edges_within(system, reach)
+
+
+def _plain_edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by vesin, structure by structure."""
+    positions = system.positions.detach().double().cpu().numpy()
     cells = system.cell.detach().double().cpu().numpy()
     pbc = system.pbc.cpu().numpy()
     counts = system.atoms_per_system.cpu().numpy()
@@ -73,6 +91,15 @@ def shortest_pair(system: System, reach: float) -> Pair | None:
     nearest = int(distance.argmin())
     first, second = sorted((int(center[nearest]), int(neighbor[nearest])))
     return Pair(first, second, float(distance[nearest]))
+
+
+def _complete_cells(system: System) -> Tensor:
+    """(n_systems, 3, 3) float64: with vectors at right angles to the others along open directions."""
+    cells = system.cell.detach().double()
+    if bool(system.pbc.all()):
+        return cells
+    pairs = zip(cells.numpy(), system.pbc.numpy(), strict=True)
+    return torch.from_numpy(np.stack([complete_cell(cell * pbc[:, None]) for cell, pbc in pairs]))
 
 
 def _periodic_box(cell: np.ndarray[Any, Any], pbc: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kinetograph import kernels
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph, refuse_coincident
+from kinetograph.kernels.edges import forces_from_slopes
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
-from kinetograph.nn.model import Head, Model, Outputs
+from kinetograph.nn.model import Head, InferenceForm, Model, Outputs
 from kinetograph.nn.segments import sum_of_products, sum_to
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
@@ -145,7 +147,7 @@ def from_energies(
         conservative=true_gradient,
         energy=sum_to(system.system_index, energies, system.n_systems),
         atomic_energies=energies,
-        stress=_stress(virial, system) if with_stress else None,
+        stress=stress_of(virial, system) if with_stress else None,
         direct_forces=direct_forces,
     )
 
@@ -157,12 +159,14 @@ def _edges_per_system(system: System, center: Tensor) -> Tensor:
     return torch.bincount(system.system_index[center], minlength=system.n_systems)
 
 
-def _stress(virial: Tensor, system: System) -> Tensor:
-    """(n_systems, 3, 3): the symmetric part of V σ over V, NaN where there is no V.
+def stress_of(virial: Tensor, system: System) -> Tensor | None:
+    """(n_systems, 3, 3): the symmetric part of V σ over V, NaN where there is no V; ``None`` where nowhere.
 
     The NaN is put in last: divided by, it would reach the gradients of all parameters.
     """
     periodic = system.pbc.all(dim=1)
+    if not bool(periodic.any()):
+        return None
     volume = torch.where(periodic, system.volume, 1.0)
     stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
     return torch.where(periodic[:, None, None], stress, torch.nan)
@@ -203,16 +207,13 @@ class PairEnergyPotential(Potential):
         forces = sum_to(first, pull, system.n_atoms).index_add(0, second, -pull)
         halves = 0.5 * energies
         atomic = sum_to(first, halves, system.n_atoms).index_add(0, second, halves)
-        stress = None
-        if bool(system.pbc.all(dim=1).any()):
-            virial = sum_of_products(vectors, pull, _edges_per_system(system, first))
-            stress = _stress(virial, system)
+        virial = sum_of_products(vectors, pull, _edges_per_system(system, first))
         return Prediction(
             forces=forces,
             conservative=True,
             energy=sum_to(system.system_index, atomic, system.n_systems),
             atomic_energies=atomic,
-            stress=stress,
+            stress=stress_of(virial, system),
         )
 
 
@@ -249,7 +250,7 @@ class SpaceEnergyPotential(Potential):
             forces=-slope.to(dtype),
             conservative=True,
             energy=energy if fitting else energy.detach(),
-            stress=_stress(virial, system).to(dtype) if bool(system.pbc.all(dim=1).any()) else None,
+            stress=None if (stress := stress_of(virial, system)) is None else stress.to(dtype),
         )
 
 
@@ -359,6 +360,9 @@ class LearnedPotential(Potential):
         """Whether conservative answers hold the direct forces too."""
         self.compiled = False  # a plain attribute: a run that resumes asks whether it is as it was
         self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
+        self._weights: list[Tensor] | None = None
+        self._form: InferenceForm | None = None
+        self._form_version: tuple[int, ...] | None = None
 
     @property
     def gives_energy(self) -> bool:
@@ -392,6 +396,9 @@ class LearnedPotential(Potential):
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
         heads = self.model.heads if self.training or self.also_direct else (self.answers,)
+        fast = self._fast_prediction(system, neighbors, heads)
+        if fast is not None:
+            return fast
         if "conservative" not in heads:
             graph = build_graph(system, neighbors, self.request, dtype=self.dtype)
             forces, energies = self._direct(graph)
@@ -416,6 +423,57 @@ class LearnedPotential(Potential):
                 direct_forces=None if direct is None else direct.to(system.dtype),
                 true_gradient=self.model.true_gradient,
             )
+
+    def _fast_prediction(
+        self, system: System, neighbors: NeighborList, heads: tuple[Head, ...]
+    ) -> Prediction | None:
+        """By the model's inference form; ``None`` where there is none, or not for this system."""
+        form = self._inference_form()
+        if form is None or system.device.type != "cpu":
+            return None
+        graph = build_graph(system, neighbors, self.request, dtype=torch.float32)
+        said = form(graph, heads)
+        if said is None:
+            return None
+        direct = None if said.forces is None else (said.forces * self.force_scale).to(system.dtype)
+        if said.energies is None or said.slopes is None:
+            assert direct is not None
+            return Prediction(forces=direct, conservative=False)
+        energies = self._in_eV(said.energies, system)
+        native = kernels.library()
+        assert native is not None
+        forces, virial = forces_from_slopes(
+            native,
+            *(
+                graph.center,
+                graph.neighbor,
+                said.slopes,
+                graph.edge_vectors,
+                system.n_atoms,
+                system.n_systems,
+            ),
+            None if system.n_systems == 1 else system.system_index,
+        )
+        scale = float(self.force_scale)
+        return Prediction(
+            forces=(forces * scale).to(system.dtype),
+            conservative=True,
+            energy=sum_to(system.system_index, energies, system.n_systems),
+            atomic_energies=energies,
+            stress=stress_of((virial * scale).to(system.dtype), system),
+            direct_forces=direct,
+        )
+
+    def _inference_form(self) -> InferenceForm | None:
+        """The model's form for running, made anew when its weights have changed."""
+        if self.training or self.compiled or kernels.library() is None or self.dtype != torch.float32:
+            return None
+        if self._weights is None:
+            self._weights = [*self.model.parameters(), *self.model.buffers()]
+        version = tuple(weight._version for weight in self._weights)
+        if version != self._form_version:
+            self._form, self._form_version = self.model.inference_form(), version
+        return self._form
 
     def _in_eV(self, energies: Tensor, system: System) -> Tensor:
         energies = energies.double() * self.force_scale
@@ -445,6 +503,7 @@ class LearnedPotential(Potential):
         self._direct = torch.compile(self._plain_direct, dynamic=True)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._weights = self._form = self._form_version = None  # weights are about to move
         kept = getattr(self, "reference_energies", None)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if kept is not None:

@@ -28,10 +28,14 @@ from torch import Tensor
 
 from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
-from kinetograph.graph import Graph, GraphRequest
+from kinetograph.graph import COINCIDENT_A, Graph, GraphRequest, raise_coincident
+from kinetograph.kernels import library
+from kinetograph.kernels.pairs import lennard_jones
+from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
 from kinetograph.nn.segments import sum_to
-from kinetograph.potential import EnergyPotential, PairEnergyPotential
+from kinetograph.potential import EnergyPotential, PairEnergyPotential, Prediction, stress_of
+from kinetograph.system import System
 
 Truncation = Literal["cut", "shift", "switch"]
 
@@ -99,6 +103,34 @@ class LennardJones(PairPotential):
         super().__init__(cutoff=cutoff, truncation=truncation, switch_start=switch_start)
         self.epsilon = epsilon
         self.sigma = sigma
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        native = library()
+        if native is None or system.device.type != "cpu" or system.dtype != torch.float64:
+            return super().forward(system, neighbors)
+        first, second, shift = neighbors.half
+        cutoff = self.request.cutoff
+        at_cutoff = float(self.whole_energy(system.positions.new_tensor(cutoff)))
+        sums = lennard_jones(
+            native,
+            *(first, second, shift, system.positions, system.cell),
+            None if system.n_systems == 1 else system.system_index,
+            epsilon=self.epsilon,
+            sigma=self.sigma,
+            cutoff=cutoff,
+            taken_off=at_cutoff if self.truncation == "shift" else 0.0,
+            switch_start=self.switch_start if self.truncation == "switch" else None,
+        )
+        if sums.shortest < COINCIDENT_A**2:
+            pair = sums.shortest_pair
+            raise_coincident(system, int(first[pair]), int(second[pair]), sums.shortest)
+        return Prediction(
+            forces=sums.forces,
+            conservative=True,
+            energy=sum_to(system.system_index, sums.energies, system.n_systems),
+            atomic_energies=sums.energies,
+            stress=stress_of(sums.virial, system),
+        )
 
     def whole_energy(self, distances: Tensor) -> Tensor:
         attraction = (self.sigma / distances).square() ** 3  # squares and cubes have the same bits anywhere

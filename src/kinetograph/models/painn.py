@@ -50,6 +50,8 @@ from torch import Tensor, nn
 from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.kernels import library
+from kinetograph.kernels.painn import SHORTEST_A, FusedPaiNN, LayerWeights, Linear, Weights
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EnergyHead
 from kinetograph.nn.mlp import mlp
@@ -58,6 +60,8 @@ from kinetograph.nn.model import (
     GRADIENT,
     Forces,
     Head,
+    Inference,
+    InferenceForm,
     Model,
     Offer,
     Outputs,
@@ -353,6 +357,13 @@ class PaiNN(Model):
         Radial functions and the constant function, times the cutoff function; zero in the columns of
         all edge types but the edge's own.
         """
+        functions = self._radial_functions(distances)
+        if self.n_edge_types == 1 or edge_types is None:
+            return functions
+        kind = nn.functional.one_hot(edge_types, self.n_edge_types).to(functions.dtype)
+        return (kind.unsqueeze(2) * functions.unsqueeze(1)).flatten(1)
+
+    def _radial_functions(self, distances: Tensor) -> Tensor:
         functions = self.basis(distances)
         functions = torch.cat([functions, torch.ones_like(functions[:, :1])], dim=1)
         cutoff = self.request.cutoff
@@ -360,11 +371,65 @@ class PaiNN(Model):
             envelope = cosine_cutoff(distances, cutoff)
         else:
             envelope = polynomial_envelope(distances / cutoff, POLYNOMIAL_POWER)
-        functions = functions * envelope.unsqueeze(1)
-        if self.n_edge_types == 1 or edge_types is None:
-            return functions
-        kind = nn.functional.one_hot(edge_types, self.n_edge_types).to(functions.dtype)
-        return (kind.unsqueeze(2) * functions.unsqueeze(1)).flatten(1)
+        return functions * envelope.unsqueeze(1)
+
+    def inference_form(self) -> InferenceForm | None:
+        native = library()
+        head = self.force_head if "direct" in self.heads else None
+        if native is None or isinstance(head, GatedForceHead):
+            return None
+        with torch.no_grad():
+            weights = Weights(
+                embedding=self.embedding.weight,
+                layers=[
+                    LayerWeights(
+                        message.filter.weight,
+                        _linears(message.phi),
+                        update.mix.weight,
+                        _linears(update.gates),
+                    )
+                    for message, update in zip(self._messages, self._updates, strict=True)
+                ],
+                filter_inputs=self._radial_functions,
+                n_edge_types=self.n_edge_types,
+                cutoff=self.request.cutoff,
+                norm_epsilon=self._updates[0].norm_epsilon,
+                force_head=None if head is None else _linears(head.weights),
+                energy_head=_linears(self.energy_head.mlp) if "conservative" in self.heads else None,
+            )
+            return _Inference(self, FusedPaiNN(native, weights))
+
+    @property
+    def _messages(self) -> list[Message]:
+        return [module for module in self.messages if isinstance(module, Message)]
+
+    @property
+    def _updates(self) -> list[Update]:
+        return [module for module in self.updates if isinstance(module, Update)]
+
+
+class _Inference:
+    """The network in compiled passes."""
+
+    def __init__(self, model: PaiNN, fused: FusedPaiNN) -> None:
+        self.rows = model.embedding.rows
+        self.fused = fused
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
+        rows = self.rows(graph.atomic_numbers)
+        if bool((rows < 0).any()) or bool((graph.distances < SHORTEST_A).any()):
+            return None
+        edges = (rows, graph.center, graph.neighbor, graph.edge_types, graph.edge_vectors)
+        if "conservative" not in heads:
+            return Inference(forces=self.fused.direct(*edges))
+        energies, slopes, forces = self.fused.conservative(*edges, also_direct="direct" in heads)
+        return Inference(forces, energies, slopes)
+
+
+def _linears(network: nn.Sequential) -> tuple[Linear, Linear]:
+    """The two linear maps of a network with one hidden layer."""
+    first, second = (layer for layer in network if isinstance(layer, nn.Linear))
+    return (first.weight, first.bias), (second.weight, second.bias)
 
 
 def _lengths(vectors: Tensor, epsilon: float) -> Tensor:

@@ -72,7 +72,10 @@ class ElementEmbedding(nn.Module):
             self.slots = None
             self.weight = nn.Parameter(torch.randn(table, width))
 
+    def rows(self, atomic_numbers: Tensor) -> Tensor:
+        """(n_atoms,) → (n_atoms,) int64: rows of the table."""
+        return atomic_numbers - self.first if self.slots is None else self.slots(atomic_numbers)
+
     def forward(self, atomic_numbers: Tensor) -> Tensor:
         """(n_atoms,) → (n_atoms, width)."""
-        row = atomic_numbers - self.first if self.slots is None else self.slots(atomic_numbers)
-        return self.weight[row]
+        return self.weight[self.rows(atomic_numbers)]

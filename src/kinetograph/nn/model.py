@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -80,6 +80,26 @@ class Outputs:
     """(n_atoms, 3), one unit is the force scale; given where the direct head was asked for."""
 
 
+@dataclass(frozen=True)
+class Inference:
+    """What a model's inference form says of a graph, in units of its force scale."""
+
+    forces: Tensor | None = None
+    """(n_atoms, 3) of the direct head, where asked for."""
+    energies: Tensor | None = None
+    """(n_atoms,), where the conservative head was asked for."""
+    slopes: Tensor | None = None
+    """(n_edges, 3): derivatives of their sum by edge vectors, or what makes the same forces and virial."""
+
+
+class InferenceForm(Protocol):
+    """A model with its weights as they are now, in a form that only runs: no gradients of weights."""
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
+        """The outputs of these heads; ``None`` where this graph needs the plain form."""
+        ...
+
+
 class Model(nn.Module, ABC):
     """A paper's network without units: from a graph to atomic energies, direct forces, or both.
 
@@ -114,6 +134,13 @@ class Model(nn.Module, ABC):
         Energies may depend on geometry only through the vectors of edges and links and what is
         computed from them: forces and stress are taken from there.
         """
+
+    def inference_form(self) -> InferenceForm | None:
+        """A faster form for running on a CPU in single precision, made anew when weights have changed.
+
+        ``None``: there is none for this model, these options or this machine.
+        """
+        return None
 
     # A model of weights only has nothing to fit.
     def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:

@@ -1,0 +1,9 @@
+"""Fast forms of a few operations. Each has its plain form, in the file that uses it, as oracle.
+
+The compiled library is chosen when it is first needed (``native.choice`` says which and why); where there
+is none, or on another device, the plain forms run.
+"""
+
+from kinetograph.kernels.native import Choice, choice, library, plain_forms
+
+__all__ = ["Choice", "choice", "library", "plain_forms"]

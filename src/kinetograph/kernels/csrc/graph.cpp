@@ -1,0 +1,85 @@
+// Edges of a list that lie within a cutoff, and the forces that slopes by edge vectors make.
+#include "vector.h"
+
+namespace {
+
+template <typename Real>
+int64_t edges_within(int64_t n_edges, const int64_t* center, const int64_t* neighbor, const double* shift,
+                     const double* positions, const double* cells, const int64_t* system_index, double cutoff,
+                     int64_t* chosen, int64_t* new_center, int64_t* new_neighbor, Real* vectors, Real* distances,
+                     double* nearest, int64_t* nearest_edge) {
+    const double limit = cutoff * cutoff;
+    int64_t n = 0;
+    double least = 1e300;
+    for (int64_t e = 0; e < n_edges; ++e) {
+        const int64_t i = center[e], j = neighbor[e];
+        const double *s = shift + 3 * e, *ri = positions + 3 * i, *rj = positions + 3 * j;
+        const double* h = cells + (system_index ? 9 * system_index[i] : 0);
+        double r[3];
+        for (int c = 0; c < 3; ++c) r[c] = (rj[c] - ri[c]) + (s[0] * h[c] + s[1] * h[3 + c] + s[2] * h[6 + c]);
+        const double square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
+        if (square < least) {
+            least = square;
+            *nearest_edge = e;
+        }
+        chosen[n] = e;
+        new_center[n] = i;
+        new_neighbor[n] = j;
+        Real length = 0;
+        for (int c = 0; c < 3; ++c) {
+            vectors[3 * n + c] = Real(r[c]);
+            length += vectors[3 * n + c] * vectors[3 * n + c];
+        }
+        distances[n] = Real(__builtin_sqrt(length));
+        n += square < limit;  // the next edge takes the place of one that is too long
+    }
+    *nearest = least;
+    return n;
+}
+
+template <typename Real>
+void forces_from_slopes(int64_t n_edges, const int64_t* center, const int64_t* neighbor, const Real* slopes,
+                        const Real* vectors, const int64_t* system_index, double* forces, double* virial) {
+    for (int64_t e = 0; e < n_edges; ++e) {
+        double *at = forces + 3 * center[e], *from = forces + 3 * neighbor[e];
+        for (int c = 0; c < 3; ++c) {
+            at[c] += double(slopes[3 * e + c]);
+            from[c] -= double(slopes[3 * e + c]);
+        }
+        if (virial) {
+            double* v = virial + (system_index ? 9 * system_index[center[e]] : 0);
+            for (int a = 0; a < 3; ++a)
+                for (int b = 0; b < 3; ++b) v[3 * a + b] += double(vectors[3 * e + a]) * double(slopes[3 * e + b]);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// The edges closer than the cutoff: how many; which, with their ends, vectors and distances; and of all edges
+// the square of the shortest with its number. Outputs have room for one more than n_edges. ``system_index`` is
+// null for a single structure.
+int64_t kg_edges_within_float(int64_t n, const int64_t* center, const int64_t* neighbor, const double* shift,
+                              const double* positions, const double* cells, const int64_t* system_index,
+                              const double* cutoff, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor,
+                              float* vectors, float* distances, double* nearest, int64_t* nearest_edge) {
+    return edges_within(n, center, neighbor, shift, positions, cells, system_index, *cutoff, chosen, new_center,
+                        new_neighbor, vectors, distances, nearest, nearest_edge);
+}
+
+int64_t kg_edges_within_double(int64_t n, const int64_t* center, const int64_t* neighbor, const double* shift,
+                               const double* positions, const double* cells, const int64_t* system_index,
+                               const double* cutoff, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor,
+                               double* vectors, double* distances, double* nearest, int64_t* nearest_edge) {
+    return edges_within(n, center, neighbor, shift, positions, cells, system_index, *cutoff, chosen, new_center,
+                        new_neighbor, vectors, distances, nearest, nearest_edge);
+}
+
+// Add what slopes by edge vectors make of forces (n_atoms, 3) and, unless null, of virials (n_systems, 3, 3).
+void kg_forces_from_slopes(int64_t n, const int64_t* center, const int64_t* neighbor, const float* slopes,
+                           const float* vectors, const int64_t* system_index, double* forces, double* virial) {
+    forces_from_slopes(n, center, neighbor, slopes, vectors, system_index, forces, virial);
+}
+}

@@ -1,0 +1,548 @@
+// PaiNN for running: the sum over neighbours, the update of an atom and the network that prepares its next
+// messages make one pass over small tiles of atoms, which stay in cache. Filters are splines. Energies are
+// differentiated by the reverse passes below: sums over neighbours there are gathered, not scattered, because
+// every edge has one that goes back, of the same length.
+//
+// Layout, with F the width padded to whole registers: scalars (n_atoms, F); vectors (n_atoms, 3, F);
+// messages (n_atoms, F/W, 5, W): φ_s, φ_vs and φ_vv ∘ v. Those of the first layer, whose vectors are zero and
+// whose scalars are the element's, are (n_elements, F/W, 2, W).
+#include "product.h"
+#include "spline.h"
+
+namespace {
+
+constexpr int64_t TILE = 48;
+constexpr int AHEAD = 3;  // edges whose messages are fetched before they are needed
+constexpr int BLOCKS = N_REGISTERS == 32 ? 3 : 1;  // registers of features summed over neighbours at once
+
+struct Layer {
+    const float *filter;                      // (F/W, n_types × n_rows, 3, W)
+    const float *phi_1, *phi_1_bias;          // F → F, packed
+    const float *phi_2, *phi_2_bias;          // F → 3F
+    const float *mix;                         // F → 2F
+    const float *gates_1, *gates_1_bias;      // 2F → F
+    const float *gates_2, *gates_2_bias;      // F → 3F
+    const float *phi_1_back, *phi_2_back, *mix_back, *gates_1_back, *gates_2_back;  // transposed
+};
+
+struct Network {
+    int64_t width, n_layers, n_types, n_rows;  // F; types of edges, rows of a filter's table for one of them
+    double start, rows_per_length;
+    float norm_epsilon;
+    const Layer* layers;
+    const float *embedding, *first_messages;  // (n_elements, F), (n_elements, F/W, 2, W)
+    const float *force_1, *force_1_bias, *force_2, *force_2_bias;      // F → F → F
+    int64_t energy_width;                     // padded
+    const float *energy_1, *energy_1_bias, *energy_2, *energy_1_back;  // F → energy_width, its last weights
+    float energy_2_bias;
+};
+
+struct Graph {
+    int64_t n_atoms, n_edges;
+    const int64_t *element;                   // (n_atoms,) row of the embedding
+    const int64_t *center, *neighbor, *type;  // (n_edges,) sorted by centre; type may be null
+    const float *vectors;                     // (n_edges, 3)
+};
+
+struct Edge {
+    float weights[N_WEIGHTS], slopes[N_WEIGHTS], unit[3], per_length;
+    int32_t neighbor, row;
+};
+
+void prepare_edges(const Network& net, const Graph& graph, Edge* edges, int64_t* first) {
+    int64_t atom = 0;
+    first[0] = 0;
+    for (int64_t e = 0; e < graph.n_edges; ++e) {
+        while (atom < graph.center[e]) first[++atom] = e;
+        const float* r = graph.vectors + 3 * e;
+        // In double precision: among a thousand knots single precision leaves five digits of the place between two.
+        const double d = __builtin_sqrt(double(r[0]) * r[0] + double(r[1]) * r[1] + double(r[2]) * r[2]);
+        const double at = (d - net.start) * net.rows_per_length;
+        const int64_t whole = smaller(int64_t(at), net.n_rows - N_WEIGHTS);
+        Edge& edge = edges[e];
+        spline_weights(float(at - double(whole)), edge.weights);
+        spline_slopes(float(at - double(whole)), edge.slopes);
+        edge.per_length = float(1.0 / d);
+        for (int c = 0; c < 3; ++c) edge.unit[c] = float(r[c] / d);
+        edge.neighbor = int32_t(graph.neighbor[e]);
+        edge.row = int32_t(whole + (graph.type ? graph.type[e] * net.n_rows : 0));
+    }
+    while (atom < graph.n_atoms) first[++atom] = graph.n_edges;
+}
+
+// ---- forward -----------------------------------------------------------------------------------------
+
+// What the neighbours add to N registers of an atom's features, from block ``b`` of W features on.
+template <int N, bool FIRST>
+INLINE void message_blocks(const Network& net, const Layer& layer, const Graph& graph, const Edge* begin,
+                           const Edge* end, const float* messages, int64_t block, float* scalars, float* vectors) {
+    constexpr int PARTS = FIRST ? 2 : 5;
+    const int64_t F = net.width, table_stride = net.n_types * net.n_rows * 3 * W;
+    const float* filter = layer.filter + block * table_stride;
+    messages += block * PARTS * W;
+    vf to_s[N], to_v[3][N];
+    for (int b = 0; b < N; ++b) {
+        to_s[b] = vf{};
+        for (int c = 0; c < 3; ++c) to_v[c][b] = vf{};
+    }
+    for (const Edge* e = begin; e < end; ++e) {
+        const float* table = filter + int64_t(e->row) * (3 * W);
+        const float* m = messages + (FIRST ? graph.element[e->neighbor] : int64_t(e->neighbor)) * (PARTS * F);
+        if (!FIRST && e + AHEAD < end) {
+            const float* next = messages + int64_t(e[AHEAD].neighbor) * (PARTS * F);
+#pragma GCC unroll 16
+            for (int k = 0; k < PARTS * N * W; k += 16) __builtin_prefetch(next + k);
+        }
+#pragma GCC unroll 4
+        for (int b = 0; b < N; ++b) {
+            to_s[b] += load(m) * weighted_rows<N_WEIGHTS>(table, 3 * W, e->weights);
+            const vf along = load(m + W) * weighted_rows<N_WEIGHTS>(table + W, 3 * W, e->weights);
+            for (int c = 0; c < 3; ++c) to_v[c][b] += along * e->unit[c];
+            if (!FIRST) {
+                const vf through = weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, e->weights);
+                for (int c = 0; c < 3; ++c) to_v[c][b] += load(m + (2 + c) * W) * through;
+            }
+            table += table_stride;
+            m += PARTS * W;
+        }
+    }
+    for (int b = 0; b < N; ++b) {
+        store(scalars + (block + b) * W, to_s[b]);
+        for (int c = 0; c < 3; ++c) store(vectors + c * F + (block + b) * W, to_v[c][b]);
+    }
+}
+
+template <bool FIRST>
+INLINE void message_sum(const Network& net, const Layer& layer, const Graph& graph, const Edge* begin,
+                        const Edge* end, const float* messages, float* scalars, float* vectors) {
+    int64_t block = 0;
+    for (; block + BLOCKS <= net.width / W; block += BLOCKS)
+        message_blocks<BLOCKS, FIRST>(net, layer, graph, begin, end, messages, block, scalars, vectors);
+    for (; block < net.width / W; ++block)
+        message_blocks<1, FIRST>(net, layer, graph, begin, end, messages, block, scalars, vectors);
+}
+
+// Workspace of a tile; every part has rows for TILE atoms.
+struct Tile {
+    float *mixed, *seen, *before, *hidden, *gates;  // (3, 2F), (2F), (F), (F), (3F)
+    static int64_t floats(int64_t F) { return TILE * 13 * F; }
+    Tile(float* memory, int64_t F)
+        : mixed(memory), seen(memory + TILE * 6 * F), before(memory + TILE * 8 * F), hidden(memory + TILE * 9 * F),
+          gates(memory + TILE * 10 * F) {}
+};
+
+INLINE void activate(const float* before, float* after, int64_t n) {
+    for (int64_t i = 0; i < n; i += W) store(after + i, silu(load(before + i)));
+}
+
+// gates of the update, from the scalars and vectors after the message; kept in the tile.
+void update_gates(const Network& net, const Layer& layer, int64_t n, const float* scalars, const float* vectors,
+                  Tile& tile) {
+    const int64_t F = net.width;
+    product(3 * n, vectors, F, layer.mix, F, 2 * F, nullptr, tile.mixed, 2 * F);
+    for (int64_t a = 0; a < n; ++a)
+        for (int64_t f = 0; f < F; f += W) {
+            vf square = all(net.norm_epsilon);
+            for (int c = 0; c < 3; ++c) {
+                const vf v = load(tile.mixed + (a * 3 + c) * 2 * F + F + f);
+                square += v * v;
+            }
+            store(tile.seen + a * 2 * F + f, load(scalars + a * F + f));
+            store(tile.seen + a * 2 * F + F + f, sqrt(square));
+        }
+    product(n, tile.seen, 2 * F, layer.gates_1, 2 * F, F, layer.gates_1_bias, tile.before, F);
+    activate(tile.before, tile.hidden, n * F);
+    product(n, tile.hidden, F, layer.gates_2, F, 3 * F, layer.gates_2_bias, tile.gates, 3 * F);
+}
+
+void update(const Network& net, const Layer& layer, int64_t n, const float* scalars, const float* vectors,
+            float* new_scalars, float* new_vectors, Tile& tile) {
+    const int64_t F = net.width;
+    update_gates(net, layer, n, scalars, vectors, tile);
+    for (int64_t a = 0; a < n; ++a)
+        for (int64_t f = 0; f < F; f += W) {
+            const float* gate = tile.gates + a * 3 * F + f;
+            const vf a_vv = load(gate + 2 * F);
+            vf inner = vf{};
+            for (int c = 0; c < 3; ++c) {
+                const float* uv = tile.mixed + (a * 3 + c) * 2 * F + f;
+                const vf u = load(uv);
+                inner += u * load(uv + F);
+                const int64_t at = (a * 3 + c) * F + f;
+                store(new_vectors + at, load(vectors + at) + a_vv * u);
+            }
+            store(new_scalars + a * F + f, load(scalars + a * F + f) + load(gate) + load(gate + F) * inner);
+        }
+}
+
+// φ(s), kept in the tile's gates; its first layer before activation in ``before``.
+void phi(const Network& net, const Layer& layer, int64_t n, const float* scalars, Tile& tile) {
+    const int64_t F = net.width;
+    product(n, scalars, F, layer.phi_1, F, F, layer.phi_1_bias, tile.before, F);
+    activate(tile.before, tile.hidden, n * F);
+    product(n, tile.hidden, F, layer.phi_2, F, 3 * F, layer.phi_2_bias, tile.gates, 3 * F);
+}
+
+void make_messages(const Network& net, const Layer& layer, int64_t n, const float* scalars, const float* vectors,
+                   float* messages, Tile& tile) {
+    const int64_t F = net.width;
+    phi(net, layer, n, scalars, tile);
+    for (int64_t a = 0; a < n; ++a)
+        for (int64_t f = 0; f < F; f += W) {
+            const float* from = tile.gates + a * 3 * F + f;
+            float* to = messages + (a * F + f) * 5;
+            store(to, load(from));
+            store(to + W, load(from + F));
+            const vf phi_vv = load(from + 2 * F);
+            for (int c = 0; c < 3; ++c) store(to + (2 + c) * W, phi_vv * load(vectors + (a * 3 + c) * F + f));
+        }
+}
+
+void direct_forces(const Network& net, int64_t n, const float* scalars, const float* vectors, float* forces,
+                   Tile& tile) {
+    const int64_t F = net.width;
+    product<Activation::SILU>(n, scalars, F, net.force_1, F, F, net.force_1_bias, tile.hidden, F);
+    product(n, tile.hidden, F, net.force_2, F, F, net.force_2_bias, tile.before, F);
+    for (int64_t a = 0; a < n; ++a)
+        for (int c = 0; c < 3; ++c) {
+            vf total = vf{};
+            for (int64_t f = 0; f < F; f += W)
+                total += load(tile.before + a * F + f) * load(vectors + (a * 3 + c) * F + f);
+            forces[a * 3 + c] = sum(total);
+        }
+}
+
+// One layer over all atoms: ``scalars`` and ``vectors`` in, ``mid_…`` after the message, ``new_…`` after the
+// update, which may all be the same memory; ``next`` gets the messages of the next layer, if there is one.
+template <bool FIRST>
+void forward_layer(const Network& net, int64_t l, const Graph& graph, const Edge* edges, const int64_t* first,
+                   const float* messages, const float* scalars, const float* vectors, float* mid_scalars,
+                   float* mid_vectors, float* new_scalars, float* new_vectors, float* next, Tile& tile) {
+    const int64_t F = net.width;
+    const Layer& layer = net.layers[l];
+    for (int64_t begin = 0; begin < graph.n_atoms; begin += TILE) {
+        const int64_t n = smaller(TILE, graph.n_atoms - begin);
+        for (int64_t a = 0; a < n; ++a) {
+            const int64_t atom = begin + a;
+            float *sum_s = tile.seen, *sum_v = tile.mixed;  // one row of each
+            message_sum<FIRST>(net, layer, graph, edges + first[atom], edges + first[atom + 1], messages, sum_s, sum_v);
+            const float* s = FIRST ? net.embedding + graph.element[atom] * F : scalars + atom * F;
+            for (int64_t f = 0; f < F; f += W) store(mid_scalars + atom * F + f, load(s + f) + load(sum_s + f));
+            for (int64_t f = 0; f < 3 * F; f += W) {
+                const vf old = FIRST ? vf{} : load(vectors + atom * 3 * F + f);
+                store(mid_vectors + atom * 3 * F + f, old + load(sum_v + f));
+            }
+        }
+        update(net, layer, n, mid_scalars + begin * F, mid_vectors + begin * 3 * F, new_scalars + begin * F,
+               new_vectors + begin * 3 * F, tile);
+        if (next)
+            make_messages(net, net.layers[l + 1], n, new_scalars + begin * F, new_vectors + begin * 3 * F,
+                          next + begin * 5 * F, tile);
+    }
+}
+
+// ---- backward ----------------------------------------------------------------------------------------
+// Slopes of the energy by scalars and vectors lie together, (n_atoms, F/W, 4, W): s, x, y, z.
+
+INLINE vf silu_slope(vf x) {
+    const vf s = sigmoid(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+
+struct BackTile {
+    float *gates, *hidden, *seen, *mixed, *vectors;  // (3F), (F), (2F), (3, 2F), (3, F)
+    static int64_t floats(int64_t F) { return TILE * 15 * F; }
+    BackTile(float* memory, int64_t F)
+        : gates(memory), hidden(memory + TILE * 3 * F), seen(memory + TILE * 4 * F), mixed(memory + TILE * 6 * F),
+          vectors(memory + TILE * 12 * F) {}
+};
+
+// From the slopes by what an update gave, (n, F) and (n, 3, F), to those by what it was given. No vectors
+// came out of the last one that anything depends on: ``slope_v`` is null there.
+void update_back(const Network& net, const Layer& layer, int64_t n, const float* scalars, const float* vectors,
+                 const float* slope_s, const float* slope_v, float* slopes, Tile& tile, BackTile& back) {
+    const int64_t F = net.width;
+    update_gates(net, layer, n, scalars, vectors, tile);
+    for (int64_t a = 0; a < n; ++a)
+        for (int64_t f = 0; f < F; f += W) {
+            const float* gate = tile.gates + a * 3 * F + f;
+            const vf g = load(slope_s + a * F + f), by_inner = g * load(gate + F), a_vv = load(gate + 2 * F);
+            vf inner = vf{}, by_vv = vf{};
+            for (int c = 0; c < 3; ++c) {
+                const float* uv = tile.mixed + (a * 3 + c) * 2 * F + f;
+                float* by_uv = back.mixed + (a * 3 + c) * 2 * F + f;
+                const vf u = load(uv), v = load(uv + F);
+                const vf gv = slope_v ? load(slope_v + (a * 3 + c) * F + f) : vf{};
+                inner += u * v;
+                by_vv += gv * u;
+                store(by_uv, gv * a_vv + by_inner * v);
+                store(by_uv + F, by_inner * u);
+            }
+            float* by_gate = back.gates + a * 3 * F + f;
+            store(by_gate, g);
+            store(by_gate + F, g * inner);
+            store(by_gate + 2 * F, by_vv);
+        }
+    product(n, back.gates, 3 * F, layer.gates_2_back, 3 * F, F, nullptr, back.hidden, F);
+    for (int64_t i = 0; i < n * F; i += W)
+        store(back.hidden + i, load(back.hidden + i) * silu_slope(load(tile.before + i)));
+    product(n, back.hidden, F, layer.gates_1_back, F, 2 * F, nullptr, back.seen, 2 * F);
+    for (int64_t a = 0; a < n; ++a)
+        for (int64_t f = 0; f < F; f += W) {
+            const vf by_length = load(back.seen + a * 2 * F + F + f) / load(tile.seen + a * 2 * F + F + f);
+            for (int c = 0; c < 3; ++c) {
+                const int64_t at = (a * 3 + c) * 2 * F + F + f;
+                store(back.mixed + at, load(back.mixed + at) + by_length * load(tile.mixed + at));
+            }
+        }
+    product(3 * n, back.mixed, 2 * F, layer.mix_back, 2 * F, F, nullptr, back.vectors, F);
+    for (int64_t a = 0; a < n; ++a)
+        for (int64_t f = 0; f < F; f += W) {
+            float* to = slopes + (a * F + f) * 4;
+            store(to, load(slope_s + a * F + f) + load(back.seen + a * 2 * F + f));
+            for (int c = 0; c < 3; ++c) {
+                const int64_t at = (a * 3 + c) * F + f;
+                store(to + (1 + c) * W, load(back.vectors + at) + (slope_v ? load(slope_v + at) : vf{}));
+            }
+        }
+}
+
+// From the slopes by what all atoms have after a message to those by the messages of one atom (F/W, 5, W), and
+// by the edges that arrive at it. Of an edge from this atom to i the one that goes back, from i, carries its
+// message; that edge's slope, of opposite sign, is noted here in its place: forces and virial are the same.
+template <int N, bool FIRST>
+INLINE void message_back_blocks(const Network& net, const Layer& layer, const Edge* begin, const Edge* end,
+                                const float* messages, const float* slopes, int64_t block, float* by_messages,
+                                float* by_edge) {
+    constexpr int PARTS = FIRST ? 2 : 5;
+    const int64_t F = net.width, table_stride = net.n_types * net.n_rows * 3 * W;
+    const float* filter = layer.filter + block * table_stride;
+    messages += block * PARTS * W;
+    slopes += block * 4 * W;
+    vf total[N][5];
+    for (int b = 0; b < N; ++b)
+        for (int k = 0; k < 5; ++k) total[b][k] = vf{};
+    for (const Edge* e = begin; e < end; ++e, by_edge += 4) {
+        const float* table = filter + int64_t(e->row) * (3 * W);
+        const float* g = slopes + int64_t(e->neighbor) * (4 * F);
+        const float* m = messages;
+        if (e + AHEAD < end) {
+            const float* next = slopes + int64_t(e[AHEAD].neighbor) * (4 * F);
+#pragma GCC unroll 16
+            for (int k = 0; k < 4 * N * W; k += 16) __builtin_prefetch(next + k);
+        }
+        vf by_d = vf{}, by_unit[3] = {};
+#pragma GCC unroll 4
+        for (int b = 0; b < N; ++b) {
+            const vf gs = load(g), phi_s = load(m), phi_vs = load(m + W);
+            const vf gv[3] = {load(g + W), load(g + 2 * W), load(g + 3 * W)};
+            const vf toward = -(gv[0] * e->unit[0] + gv[1] * e->unit[1] + gv[2] * e->unit[2]);
+            const vf w_vs = weighted_rows<N_WEIGHTS>(table + W, 3 * W, e->weights);
+            const vf along = phi_vs * w_vs;
+            for (int c = 0; c < 3; ++c) by_unit[c] += gv[c] * along;
+            by_d += gs * phi_s * weighted_rows<N_WEIGHTS>(table, 3 * W, e->slopes);
+            by_d += toward * phi_vs * weighted_rows<N_WEIGHTS>(table + W, 3 * W, e->slopes);
+            if (!FIRST) {
+                const vf w_vv = weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, e->weights);
+                total[b][0] += gs * weighted_rows<N_WEIGHTS>(table, 3 * W, e->weights);
+                total[b][1] += toward * w_vs;
+                vf through = vf{};
+                for (int c = 0; c < 3; ++c) {
+                    total[b][2 + c] += gv[c] * w_vv;
+                    through += gv[c] * load(m + (2 + c) * W);
+                }
+                by_d += through * weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, e->slopes);
+            }
+            table += table_stride;
+            g += 4 * W;
+            m += PARTS * W;
+        }
+        float sums[4];
+        sum_four(by_d, by_unit[0], by_unit[1], by_unit[2], sums);
+        for (int k = 0; k < 4; ++k) by_edge[k] += sums[k];
+    }
+    if (!FIRST)
+        for (int b = 0; b < N; ++b)
+            for (int k = 0; k < 5; ++k) store(by_messages + ((block + b) * 5 + k) * W, total[b][k]);
+}
+
+template <bool FIRST>
+INLINE void message_back(const Network& net, const Layer& layer, const Edge* begin, const Edge* end,
+                         const float* messages, const float* slopes, float* by_messages, float* by_edge) {
+    constexpr int N = N_REGISTERS == 32 ? 2 : 1;
+    int64_t block = 0;
+    for (; block + N <= net.width / W; block += N)
+        message_back_blocks<N, FIRST>(net, layer, begin, end, messages, slopes, block, by_messages, by_edge);
+    for (; block < net.width / W; ++block)
+        message_back_blocks<1, FIRST>(net, layer, begin, end, messages, slopes, block, by_messages, by_edge);
+}
+
+// From the slopes by the messages of atoms, and by what they have after the message, to those by what they had
+// before it: (n, F) and (n, 3, F).
+void messages_back(const Network& net, const Layer& layer, int64_t n, const float* scalars, const float* vectors,
+                   const float* by_messages, const float* slopes, float* slope_s, float* slope_v, Tile& tile,
+                   BackTile& back) {
+    const int64_t F = net.width;
+    phi(net, layer, n, scalars, tile);
+    for (int64_t a = 0; a < n; ++a)
+        for (int64_t f = 0; f < F; f += W) {
+            const float* by = by_messages + (a * F + f) * 5;
+            const float* g = slopes + (a * F + f) * 4;
+            float* to = back.gates + a * 3 * F + f;
+            store(to, load(by));
+            store(to + F, load(by + W));
+            const vf phi_vv = load(tile.gates + a * 3 * F + 2 * F + f);
+            vf by_vv = vf{};
+            for (int c = 0; c < 3; ++c) {
+                const int64_t at = (a * 3 + c) * F + f;
+                const vf by_sent = load(by + (2 + c) * W);
+                by_vv += by_sent * load(vectors + at);
+                store(slope_v + at, load(g + (1 + c) * W) + by_sent * phi_vv);
+            }
+            store(to + 2 * F, by_vv);
+        }
+    product(n, back.gates, 3 * F, layer.phi_2_back, 3 * F, F, nullptr, back.hidden, F);
+    for (int64_t i = 0; i < n * F; i += W)
+        store(back.hidden + i, load(back.hidden + i) * silu_slope(load(tile.before + i)));
+    product(n, back.hidden, F, layer.phi_1_back, F, F, nullptr, back.seen, F);
+    for (int64_t a = 0; a < n; ++a)
+        for (int64_t f = 0; f < F; f += W)
+            store(slope_s + a * F + f, load(back.seen + a * F + f) + load(slopes + (a * F + f) * 4));
+}
+
+// Energies of atoms and their slopes by the scalars.
+void energy_head(const Network& net, int64_t n, const float* scalars, float* energies, float* slope_s, Tile& tile) {
+    const int64_t F = net.width, H = net.energy_width;
+    product(n, scalars, F, net.energy_1, F, H, net.energy_1_bias, tile.before, H);
+    for (int64_t a = 0; a < n; ++a) {
+        vf total = vf{};
+        for (int64_t f = 0; f < H; f += W) {
+            const vf x = load(tile.before + a * H + f), w = load(net.energy_2 + f);
+            total += w * silu(x);
+            store(tile.hidden + a * H + f, w * silu_slope(x));
+        }
+        energies[a] = sum(total) + net.energy_2_bias;
+    }
+    product(n, tile.hidden, H, net.energy_1_back, H, F, nullptr, slope_s, F);
+}
+
+// What a conservative pass keeps of the features: after every layer, after every message, and the messages.
+struct Trace {
+    int64_t n, F, L;
+    float *memory;
+    float* mid_scalars(int64_t l) const { return memory + l * n * 13 * F; }
+    float* mid_vectors(int64_t l) const { return mid_scalars(l) + n * F; }
+    float* scalars(int64_t l) const { return mid_scalars(l) + n * 4 * F; }
+    float* vectors(int64_t l) const { return mid_scalars(l) + n * 5 * F; }
+    float* messages(int64_t l) const { return mid_scalars(l) + n * 8 * F; }  // of layer l + 1
+    int64_t floats() const { return L * n * 13 * F; }
+};
+
+}  // namespace
+
+extern "C" {
+
+int64_t kg_painn_conservative_floats(const Network* net, int64_t n_atoms, int64_t n_edges) {
+    const int64_t F = net->width;
+    return Trace{n_atoms, F, net->n_layers, nullptr}.floats() + n_atoms * 8 * F + Tile::floats(F) +
+           BackTile::floats(F) + TILE * 9 * F + n_edges * 4;
+}
+
+// Energies of atoms (n_atoms,), their sum's slopes by edge vectors (n_edges, 3), and forces (n_atoms, 3) of the
+// direct head unless null. Every edge must have the one that goes back.
+void kg_painn_conservative(const Network* net, const Graph* graph, void* edge_memory, int64_t* first, float* memory,
+                           float* energies, float* edge_slopes, float* forces) {
+    const int64_t F = net->width, n = graph->n_atoms, L = net->n_layers;
+    Edge* edges = (Edge*)edge_memory;
+    prepare_edges(*net, *graph, edges, first);
+    const Trace trace{n, F, L, memory};
+    float *slopes = memory + trace.floats(), *next = slopes + n * 4 * F;
+    float* tiles = next + n * 4 * F;
+    Tile tile(tiles, F);
+    BackTile back(tiles + Tile::floats(F), F);
+    float* slope_s = tiles + Tile::floats(F) + BackTile::floats(F);
+    float *slope_v = slope_s + TILE * F, *by_messages = slope_v + TILE * 3 * F, *by_edge = by_messages + TILE * 5 * F;
+
+    for (int64_t l = 0; l < L; ++l) {
+        float* to = l + 1 < L ? trace.messages(l) : nullptr;
+        if (l == 0)
+            forward_layer<true>(*net, l, *graph, edges, first, net->first_messages, nullptr, nullptr,
+                                trace.mid_scalars(l), trace.mid_vectors(l), trace.scalars(l), trace.vectors(l), to, tile);
+        else
+            forward_layer<false>(*net, l, *graph, edges, first, trace.messages(l - 1), trace.scalars(l - 1),
+                                 trace.vectors(l - 1), trace.mid_scalars(l), trace.mid_vectors(l), trace.scalars(l),
+                                 trace.vectors(l), to, tile);
+    }
+    for (int64_t begin = 0; begin < n; begin += TILE) {
+        const int64_t m = smaller(TILE, n - begin), last = L - 1;
+        if (forces)
+            direct_forces(*net, m, trace.scalars(last) + begin * F, trace.vectors(last) + begin * 3 * F,
+                          forces + begin * 3, tile);
+        energy_head(*net, m, trace.scalars(last) + begin * F, energies + begin, slope_s, tile);
+        update_back(*net, net->layers[last], m, trace.mid_scalars(last) + begin * F,
+                    trace.mid_vectors(last) + begin * 3 * F, slope_s, nullptr, slopes + begin * 4 * F, tile, back);
+    }
+    memset(by_edge, 0, graph->n_edges * 4 * sizeof(float));
+    for (int64_t l = L - 1; l >= 0; --l) {
+        const Layer& layer = net->layers[l];
+        for (int64_t begin = 0; begin < n; begin += TILE) {
+            const int64_t m = smaller(TILE, n - begin);
+            for (int64_t a = begin; a < begin + m; ++a) {
+                const Edge *from = edges + first[a], *to = edges + first[a + 1];
+                if (l == 0)
+                    message_back<true>(*net, layer, from, to, net->first_messages + graph->element[a] * 2 * F, slopes,
+                                       nullptr, by_edge + first[a] * 4);
+                else
+                    message_back<false>(*net, layer, from, to, trace.messages(l - 1) + a * 5 * F, slopes,
+                                        by_messages + (a - begin) * 5 * F, by_edge + first[a] * 4);
+            }
+            if (l == 0) continue;
+            messages_back(*net, layer, m, trace.scalars(l - 1) + begin * F, trace.vectors(l - 1) + begin * 3 * F,
+                          by_messages, slopes + begin * 4 * F, slope_s, slope_v, tile, back);
+            update_back(*net, net->layers[l - 1], m, trace.mid_scalars(l - 1) + begin * F,
+                        trace.mid_vectors(l - 1) + begin * 3 * F, slope_s, slope_v, next + begin * 4 * F, tile, back);
+        }
+        float* freed = slopes;
+        slopes = next;
+        next = freed;
+    }
+    for (int64_t e = 0; e < graph->n_edges; ++e) {
+        // The edge that goes back has the unit vector −u: its slope is (h + u u·h)/d …, of opposite sign.
+        const float* u = edges[e].unit;
+        const float *h = by_edge + 4 * e + 1, by_d = by_edge[4 * e] * net->rows_per_length;
+        const float inner = h[0] * u[0] + h[1] * u[1] + h[2] * u[2];
+        for (int c = 0; c < 3; ++c) edge_slopes[3 * e + c] = by_d * u[c] - (h[c] - inner * u[c]) * edges[e].per_length;
+    }
+}
+
+// Floats and bytes of workspace that the functions below need.
+int64_t kg_painn_edge_bytes() { return sizeof(Edge); }
+int64_t kg_painn_direct_floats(const Network* net, int64_t n_atoms) {
+    return n_atoms * 14 * net->width + Tile::floats(net->width);
+}
+
+// Forces (n_atoms, 3) by the direct head.
+void kg_painn_direct(const Network* net, const Graph* graph, void* edge_memory, int64_t* first, float* memory,
+                     float* forces) {
+    const int64_t F = net->width, n = graph->n_atoms;
+    Edge* edges = (Edge*)edge_memory;
+    prepare_edges(*net, *graph, edges, first);
+    float *scalars = memory, *vectors = scalars + n * F, *messages = vectors + n * 3 * F, *next = messages + n * 5 * F;
+    Tile tile(next + n * 5 * F, F);
+    for (int64_t l = 0; l < net->n_layers; ++l) {
+        float* to = l + 1 < net->n_layers ? next : nullptr;
+        if (l == 0)
+            forward_layer<true>(*net, l, *graph, edges, first, net->first_messages, scalars, vectors, scalars, vectors,
+                                scalars, vectors, to, tile);
+        else
+            forward_layer<false>(*net, l, *graph, edges, first, messages, scalars, vectors, scalars, vectors, scalars,
+                                 vectors, to, tile);
+        float* freed = messages;
+        messages = next;
+        next = freed;
+    }
+    for (int64_t begin = 0; begin < n; begin += TILE)
+        direct_forces(*net, smaller(TILE, n - begin), scalars + begin * F, vectors + begin * 3 * F,
+                      forces + begin * 3, tile);
+}
+}

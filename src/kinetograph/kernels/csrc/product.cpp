@@ -1,0 +1,29 @@
+#include "product.h"
+
+extern "C" {
+
+// Of the sources this library was compiled from.
+const char* kg_source_hash() { return SOURCE_HASH; }
+
+// Floats in a register: features are padded with zeros to a multiple of it.
+int64_t kg_width() { return W; }
+
+// Pack weights (n_out, n_in) into panels; n_out is a multiple of kg_width().
+void kg_pack(const float* weights, int64_t n_out, int64_t n_in, float* packed) {
+    for (int64_t begin = 0; begin < n_out;) {
+        const int width = panel_vectors(int((n_out - begin) / W)) * W;
+        for (int64_t k = 0; k < n_in; ++k)
+            for (int64_t c = 0; c < width; ++c) *packed++ = weights[(begin + c) * n_in + k];
+        begin += width;
+    }
+}
+
+// out (n_rows, n_out) = rows (n_rows, n_in) · Wᵀ + bias, with silu where asked.
+void kg_product(const float* rows, const float* packed, const float* bias, float* out, int64_t n_rows, int64_t n_in,
+                int64_t n_out, int64_t with_silu) {
+    if (with_silu)
+        product<Activation::SILU>(n_rows, rows, n_in, packed, n_in, n_out, bias, out, n_out);
+    else
+        product(n_rows, rows, n_in, packed, n_in, n_out, bias, out, n_out);
+}
+}

@@ -1,0 +1,131 @@
+"""Edges in compiled code: pairs within reach, those of a list within a cutoff, forces from their slopes."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kinetograph.kernels.native import Library
+
+
+def pairs_within(
+    library: Library, positions: Tensor, cells: Tensor, pbc: Tensor, counts: Tensor, reach: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Directed edges closer than ``reach``: centre, neighbour and shift, sorted by these.
+
+    Args:
+        positions: (n_atoms, 3) float64, finite.
+        cells: (n_systems, 3, 3) float64, with vectors also along directions that are not periodic.
+        pbc: (n_systems, 3) bool.
+        counts: (n_systems,) int64: atoms of each structure.
+    """
+    positions, cells = positions.contiguous(), cells.contiguous()
+    n_edges = ctypes.c_int64()
+    handle = library(
+        "kg_neighbors_find",
+        len(counts),
+        counts.contiguous(),
+        positions,
+        cells,
+        torch.linalg.inv(cells).contiguous(),
+        pbc.contiguous(),
+        ctypes.byref(ctypes.c_double(reach)),
+        ctypes.byref(n_edges),
+    )
+    if n_edges.value < 0:
+        raise MemoryError("no memory for the neighbour list")
+    n = n_edges.value
+    center = torch.empty(n, dtype=torch.int64)
+    neighbor, shift = torch.empty_like(center), torch.empty(n, 3, dtype=torch.float64)
+    workspace = torch.empty(len(positions) + 1, dtype=torch.int64)
+    library("kg_neighbors_take", handle, workspace, center, neighbor, shift)
+    return center, neighbor, shift
+
+
+@dataclass(frozen=True)
+class ChosenEdges:
+    """The edges of a list that lie within a cutoff, and the shortest of all."""
+
+    place: Tensor
+    """(n,) int64: their places in the list."""
+    center: Tensor
+    neighbor: Tensor
+    vectors: Tensor
+    """(n, 3) Å, formed in double precision and then rounded."""
+    distances: Tensor
+    """(n,) Å, of the rounded vectors."""
+    shortest: float
+    """Å² of the shortest edge of the list."""
+    shortest_edge: int
+
+
+def edges_within(
+    library: Library,
+    center: Tensor,
+    neighbor: Tensor,
+    shift: Tensor,
+    positions: Tensor,
+    cells: Tensor,
+    system_index: Tensor | None,
+    cutoff: float,
+    dtype: torch.dtype,
+) -> ChosenEdges:
+    """The edges of a list that are shorter than the cutoff.
+
+    Args:
+        center, neighbor: (n_edges,) int64.
+        shift: (n_edges, 3) float64.
+        positions: (n_atoms, 3) float64.
+        cells: (n_systems, 3, 3) float64.
+        system_index: (n_atoms,) int64; ``None``: a single structure.
+        dtype: float32 or float64, of the result.
+    """
+    n_edges = len(center)
+    whole = torch.empty(3, n_edges + 1, dtype=torch.int64)
+    vectors, distances = torch.empty(n_edges + 1, 3, dtype=dtype), torch.empty(n_edges + 1, dtype=dtype)
+    shortest, shortest_edge = ctypes.c_double(), ctypes.c_int64()
+    n = library(
+        "kg_edges_within_float" if dtype == torch.float32 else "kg_edges_within_double",
+        n_edges,
+        *(center, neighbor, shift, positions.contiguous(), cells.contiguous()),
+        system_index,
+        ctypes.byref(ctypes.c_double(cutoff)),
+        *whole,
+        vectors,
+        distances,
+        ctypes.byref(shortest),
+        ctypes.byref(shortest_edge),
+    )
+    place, new_center, new_neighbor = whole[:, :n]
+    return ChosenEdges(
+        place, new_center, new_neighbor, vectors[:n], distances[:n], shortest.value, shortest_edge.value
+    )
+
+
+def forces_from_slopes(
+    library: Library,
+    center: Tensor,
+    neighbor: Tensor,
+    slopes: Tensor,
+    vectors: Tensor,
+    n_atoms: int,
+    n_systems: int,
+    system_index: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Forces (n_atoms, 3) and virials (n_systems, 3, 3), in double precision, from dE/d(edge vector).
+
+    Args:
+        slopes, vectors: (n_edges, 3) float32.
+        system_index: (n_atoms,) int64; ``None``: a single structure.
+    """
+    forces = torch.zeros(n_atoms, 3, dtype=torch.float64)
+    virial = torch.zeros(n_systems, 3, 3, dtype=torch.float64)
+    library(
+        "kg_forces_from_slopes",
+        len(center),
+        *(center, neighbor, slopes.contiguous(), vectors.contiguous(), system_index, forces, virial),
+    )
+    return forces, virial

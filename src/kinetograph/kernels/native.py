@@ -1,0 +1,131 @@
+"""The compiled kernels: which library is loaded, and how its functions are called.
+
+There is one library for each instruction set (see ``build.py``). Where none can be used every operation
+takes its plain form; :func:`choice` says what is in use and why. ``KINETOGRAPH_KERNELS`` in the environment
+chooses another: ``plain``, or the name of an instruction set.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinetograph.errors import UserError
+from kinetograph.kernels.build import INSTRUCTION_SETS, SOURCES, library_path, source_hash
+
+_switched_off = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is in use."""
+
+    name: str
+    """An instruction set, or ``"plain"``."""
+    reason: str
+
+
+class Library:
+    """A loaded library. Functions are called with numbers and with tensors, whose memory they see."""
+
+    def __init__(self, path: str) -> None:
+        self._library = ctypes.CDLL(path)
+        self._functions: dict[str, Any] = {}
+        self._library.kg_source_hash.restype = ctypes.c_char_p
+        self.source_hash: str = self._library.kg_source_hash().decode()
+        self.width = self("kg_width")
+        """Floats in a register."""
+
+    def __call__(self, name: str, *arguments: Any) -> int:
+        """Call a function. Whole numbers are 64 bits wide; tensors must be contiguous and on the CPU."""
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = getattr(self._library, name)
+            function.restype = ctypes.c_int64
+        result: int = function(*[_argument(value) for value in arguments])
+        return result
+
+
+class Workspace:
+    """Memory kept from call to call, grown where it must be: fresh memory costs a page fault every 4 kB."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def bytes(self, name: str, n: int) -> Tensor:
+        """At least so many bytes, with anything in them."""
+        kept = self._kept.get(name)
+        if kept is None or len(kept) < n:
+            kept = self._kept[name] = torch.empty(n + n // 8, dtype=torch.uint8)
+        return kept
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    return value
+
+
+@cache
+def _loaded() -> tuple[Library | None, Choice]:
+    asked = os.environ.get("KINETOGRAPH_KERNELS", "")
+    if asked == "plain":
+        return None, Choice("plain", "KINETOGRAPH_KERNELS asks for it")
+    if asked and asked not in INSTRUCTION_SETS:
+        raise UserError(
+            f"unknown kernels {asked!r}",
+            where="KINETOGRAPH_KERNELS",
+            mend=f"Known here: plain, {', '.join(INSTRUCTION_SETS)}.",
+        )
+    capability = torch.backends.cpu.get_cpu_capability()
+    best = {"AVX512": "avx512", "AVX2": "avx2"}.get(capability, "baseline")
+    for name in INSTRUCTION_SETS:
+        if name == asked or (not asked and list(INSTRUCTION_SETS).index(name) >= _rank(best)):
+            path = library_path(name)
+            if not path.exists():
+                continue
+            library = Library(str(path))
+            if SOURCES.is_dir() and library.source_hash != source_hash():
+                return None, Choice(
+                    "plain", "the compiled kernels are older than their sources: run `make kernels`"
+                )
+            return library, Choice(
+                name, "asked for" if asked else f"the best for this processor ({capability})"
+            )
+    return None, Choice("plain", "no compiled kernels were installed: there was no C++ compiler")
+
+
+def _rank(name: str) -> int:
+    names = list(INSTRUCTION_SETS)
+    return names.index(name) if name in names else 0
+
+
+def library() -> Library | None:
+    """The library in use; ``None``: the plain forms."""
+    return None if _switched_off else _loaded()[0]
+
+
+def choice() -> Choice:
+    """What is in use, and why."""
+    return Choice("plain", "switched off") if _switched_off else _loaded()[1]
+
+
+@contextmanager
+def plain_forms() -> Iterator[None]:
+    """Within, every operation takes its plain form."""
+    global _switched_off
+    before, _switched_off = _switched_off, True
+    try:
+        yield
+    finally:
+        _switched_off = before

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kinetograph.kernels import native
+from kinetograph.kernels.build import INSTRUCTION_SETS, library_path
+from kinetograph.kernels.native import Choice, Library
+
+CAPABILITIES = {"avx512": ("AVX512",), "avx2": ("AVX512", "AVX2")}
+
+
+@pytest.fixture(params=list(INSTRUCTION_SETS))
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """Every library that this machine can run, in use for the length of the test."""
+    name: str = request.param
+    able = CAPABILITIES.get(name)
+    if able is not None and torch.backends.cpu.get_cpu_capability() not in able:
+        pytest.skip(f"this processor has no {name}")
+    if not library_path(name).exists():
+        pytest.skip("no compiled kernels: there was no C++ compiler")
+    loaded = Library(str(library_path(name)))
+    monkeypatch.setattr(native, "_loaded", lambda: (loaded, Choice(name, "a test")))
+    return loaded

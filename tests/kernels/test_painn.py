@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from typing import Any
+
+import ase
+import numpy as np
+import pytest
+import torch
+
+from kinetograph import kernels
+from kinetograph.bonds import with_bonds
+from kinetograph.graph import neighbors_for
+from kinetograph.kernels.native import Library
+from kinetograph.models import build
+from kinetograph.potential import LearnedPotential, Prediction
+from kinetograph.system import System
+
+
+def water(n: int, seed: int, edge: float) -> ase.Atoms:
+    """Molecules on a jittered lattice in a periodic box."""
+    rng = np.random.default_rng(seed)
+    shape = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    per_side = int(np.ceil(n ** (1 / 3)))
+    grid = np.stack(np.meshgrid(*[np.arange(per_side)] * 3), axis=-1).reshape(-1, 3)[:n]
+    positions = []
+    for place in grid * (edge / per_side):
+        rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        positions.append(place + shape @ rotation + rng.uniform(-0.1, 0.1, (3, 3)))
+    return ase.Atoms([8, 1, 1] * n, np.concatenate(positions), cell=[edge] * 3, pbc=True)
+
+
+def batch() -> System:
+    """A liquid, a molecule, a lone atom and a cell much smaller than the cutoff."""
+    small = ase.Atoms([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], cell=[2.9, 3.1, 3.3], pbc=True)
+    return System.from_ase([water(20, 1, 8.5), water(1, 2, 5.0), ase.Atoms("O"), small])
+
+
+def model(forces: str, *, double: bool = False, **options: Any) -> LearnedPotential:
+    torch.manual_seed(5)
+    hyperparameters = {"cutoff": 4.0, "forces": forces, "n_layers": 3, "width": 48, **options}
+    potential = build("painn", [1, 8], hyperparameters)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in potential.parameters():  # no bias is zero
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+        potential.force_scale.fill_(0.7)
+    return (potential.double() if double else potential).eval()
+
+
+def predict(potential: LearnedPotential, system: System, *, also_direct: bool = False) -> Prediction:
+    system = with_bonds(system, potential.request.bond_rule)
+    potential.also_direct = also_direct
+    with torch.no_grad():
+        prediction: Prediction = potential(system, neighbors_for(system, potential.request, skin=0.4))
+    return prediction
+
+
+def error(ours: torch.Tensor | None, exact: torch.Tensor | None) -> float:
+    assert ours is not None
+    assert exact is not None
+    known = torch.isfinite(exact)
+    assert torch.equal(known, torch.isfinite(ours))
+    return float((ours[known] - exact[known]).norm() / exact[known].norm())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"width": 20},
+        {"width": 64, "n_layers": 1},
+        {"width": 128, "n_layers": 2},
+        {"radial": "gaussian", "cutoff_function": "polynomial"},
+        {"max_bond_separation": 2},
+        {"element_table": 100},
+    ],
+    ids=str,
+)
+def test_forces_energies_and_stress_are_those_of_double_precision(
+    library: Library, options: dict[str, Any]
+) -> None:
+    fast, exact = model("both", **options), model("both", double=True, **options)
+    assert fast._inference_form() is not None
+    assert exact._inference_form() is None
+    ours, theirs = predict(fast, batch(), also_direct=True), predict(exact, batch(), also_direct=True)
+    with kernels.plain_forms():
+        plain = predict(fast, batch(), also_direct=True)
+    # As exact as single precision is; derivatives of splines add an error of their own.
+    for name, own in (("direct_forces", 1e-6), ("energy", 1e-6), ("forces", 8e-6), ("stress", 8e-6)):
+        mine, exact_value = getattr(ours, name), getattr(theirs, name)
+        assert error(mine, exact_value) < 2.0 * error(getattr(plain, name), exact_value) + own, name
+    for potential in (fast, exact):
+        potential.use_forces("direct")
+    assert torch.equal(predict(fast, batch()).forces, ours.direct_forces)
+
+
+def test_models_with_one_head(library: Library) -> None:
+    for forces in ("direct", "conservative"):
+        ours, theirs = predict(model(forces), batch()), predict(model(forces, double=True), batch())
+        assert error(ours.forces, theirs.forces) < 1e-5
+        assert (ours.energy is None) == (theirs.energy is None) == (forces == "direct")
+
+
+def test_a_structure_does_not_feel_the_batch_it_is_in(library: Library) -> None:
+    potential = model("both")
+    whole = predict(potential, batch(), also_direct=True)
+    first = 0
+    for index, structure in enumerate(batch().to_ase()):
+        alone = predict(potential, System.from_ase(structure), also_direct=True)
+        atoms = slice(first, first + len(structure))
+        first += len(structure)
+        assert alone.energy is not None
+        assert whole.energy is not None
+        assert whole.direct_forces is not None
+        assert torch.equal(alone.forces, whole.forces[atoms])
+        assert torch.equal(alone.energy[0], whole.energy[index])
+        assert alone.direct_forces is not None
+        assert torch.equal(alone.direct_forces, whole.direct_forces[atoms])
+
+
+def test_weights_that_change_are_noticed(library: Library) -> None:
+    potential, system = model("direct"), batch()
+    before = predict(potential, system).forces
+    with torch.no_grad():
+        next(potential.model.parameters()).mul_(1.3)
+    after = predict(potential, system).forces
+    with kernels.plain_forms():
+        plain = predict(potential, system).forces
+    assert error(after, plain) < 1e-5
+    assert error(before, plain) > 1e-3
+    potential.load_state_dict(model("direct").state_dict())
+    assert torch.equal(predict(potential, system).forces, before)
+
+
+def test_what_the_compiled_passes_cannot_do_takes_the_plain_form(library: Library) -> None:
+    near = batch().to_ase()
+    near[1].positions[1] = near[1].positions[0] + [0.2, 0.0, 0.0]  # nearer than filters are tabulated
+    system = System.from_ase(near)
+    potential = model("both")
+    neighbors = neighbors_for(system, potential.request)
+    assert potential._fast_prediction(system, neighbors, ("direct",)) is None
+    assert bool(torch.isfinite(predict(potential, system).forces).all())
+    assert model("direct", force_head="gated")._inference_form() is None
+    lonely = System.from_ase(ase.Atoms("O"))
+    assert torch.equal(predict(model("both"), lonely).forces, torch.zeros(1, 3, dtype=torch.float64))
+    training = model("direct").train()
+    assert training._inference_form() is None
+
+
+def test_forces_are_the_derivative_of_the_tabulated_energy(library: Library) -> None:
+    potential = model("conservative")
+    atoms = water(8, 3, 6.4)
+    system = System.from_ase(atoms)
+    forces = predict(potential, system).forces
+    direction = forces.numpy() / np.linalg.norm(forces.numpy())
+
+    def energy_at(distance: float) -> float:
+        moved = atoms.copy()
+        moved.positions += distance * direction
+        energy = predict(potential, System.from_ase(moved)).energy
+        assert energy is not None
+        return float(energy)
+
+    def slope(h: float) -> float:
+        return (energy_at(h) - energy_at(-h)) / (2.0 * h)
+
+    fourth_order = (4.0 * slope(0.01) - slope(0.02)) / 3.0
+    assert -fourth_order == pytest.approx(float(forces.norm()), rel=1e-3)
