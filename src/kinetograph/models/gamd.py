@@ -53,6 +53,7 @@ as far as training by random rotations teaches them to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -60,10 +61,23 @@ from torch import Tensor, nn
 
 from kinetograph.bonds import BondRule
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.kernels import Library, library
+from kinetograph.kernels.filter import Activation, ConditionalFilter, EdgeNetwork, Layer
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, NodeForceHead
 from kinetograph.nn.mlp import mlp
-from kinetograph.nn.model import Forces, Head, Model, Offer, Outputs, Preset, check_choice, require_offer
+from kinetograph.nn.model import (
+    Forces,
+    Head,
+    Inference,
+    InferenceForm,
+    Model,
+    Offer,
+    Outputs,
+    Preset,
+    check_choice,
+    require_offer,
+)
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
 from kinetograph.nn.segments import sum_to
 
@@ -100,6 +114,28 @@ def _start_with_unit_gain(module: nn.Module) -> None:
                 part.weight.mul_(3.0**0.5)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """What is computed once per atom for all its edges, (n_atoms, width) each."""
+
+    source: Tensor
+    """Added to the first product of Φ on edges from this neighbour."""
+    target: Tensor
+    """The same on edges of this centre."""
+    sent: Tensor
+    """What this neighbour sends, before it is weighted."""
+
+
+def _at_edges(ends: Ends, graph: Graph) -> Tensor:
+    """(n_edges, width): what both ends add."""
+    return ends.source.index_select(0, graph.neighbor) + ends.target.index_select(0, graph.center)
+
+
+def _messages(weights: Tensor, ends: Ends, graph: Graph) -> Tensor:
+    """(n_atoms, width): weighted sums of what the neighbours send."""
+    return sum_to(graph.center, weights * ends.sent.index_select(0, graph.neighbor), graph.n_atoms)
+
+
 class PaperLayer(nn.Module):
     """The layer as the paper writes it: message, sum, update, normalisation, residual."""
 
@@ -114,10 +150,16 @@ class PaperLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: Graph) -> Tensor:
-        source = self.from_source(nodes).index_select(0, graph.neighbor)
-        target = self.from_target(nodes).index_select(0, graph.center)
-        phi = self.filter(source + self.from_edge(self.edge_transform(edges)) + target)
-        messages = sum_to(graph.center, phi * nodes.index_select(0, graph.neighbor), graph.n_atoms)
+        ends = self.ends(nodes)
+        pre = _at_edges(ends, graph) + self.from_edge(self.edge_transform(edges))
+        return self.updated(nodes, ends, _messages(self.filter(pre), ends, graph))
+
+    def ends(self, nodes: Tensor) -> Ends:
+        """What atoms add to the edges they are an end of, and what they send."""
+        return Ends(self.from_source(nodes), self.from_target(nodes), nodes)
+
+    def updated(self, nodes: Tensor, ends: Ends, messages: Tensor) -> Tensor:
+        """New nodes from the sums of messages."""
         updated: Tensor = self.norm(self.update(torch.cat([nodes, messages], dim=1)))
         return nodes + updated
 
@@ -137,17 +179,21 @@ class CodeLayer(nn.Module):
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: Graph, self_edge: Tensor) -> Tensor:
+        ends = self.ends(nodes)
+        pre = _at_edges(ends, graph) + self.edge_transform(edges)
+        return self.updated(nodes, ends, _messages(self.filter(pre), ends, graph), self_edge)
+
+    def ends(self, nodes: Tensor) -> Ends:
+        """What atoms add to the edges they are an end of, and what they send."""
         x = self.norm(nodes)
-        source, target = self.from_source(x), self.from_target(x)
-        pre = (
-            source.index_select(0, graph.neighbor)
-            + target.index_select(0, graph.center)
-            + self.edge_transform(edges)
-        )
-        messages = sum_to(graph.center, x.index_select(0, graph.neighbor) * self.filter(pre), graph.n_atoms)
+        return Ends(self.from_source(x), self.from_target(x), x)
+
+    def updated(self, nodes: Tensor, ends: Ends, messages: Tensor, self_edge: Tensor) -> Tensor:
+        """New nodes from the sums of messages and the two edges of each atom to itself."""
         for embedding in (self_edge, torch.zeros_like(self_edge)):
-            messages = messages + x * self.filter(source + target + self.edge_transform(embedding))
-        out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
+            pre = ends.source + ends.target + self.edge_transform(embedding)
+            messages = messages + ends.sent * self.filter(pre)
+        out: Tensor = self.out(self.update_node(ends.sent) + self.update_message(messages))
         return nodes + out
 
 
@@ -169,14 +215,18 @@ class CovariantLayer(nn.Module):
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor) -> Tensor:
+        ends = self.ends(nodes)
+        weight = self.filter(_at_edges(ends, graph) + self.from_edge(edges)) * envelope.unsqueeze(1)
+        return self.updated(nodes, ends, _messages(weight, ends, graph))
+
+    def ends(self, nodes: Tensor) -> Ends:
+        """What atoms add to the edges they are an end of, and what they send."""
         x = self.norm(nodes)
-        source, target = (
-            self.from_source(x).index_select(0, graph.neighbor),
-            self.from_target(x).index_select(0, graph.center),
-        )
-        weight = self.filter(source + self.from_edge(edges) + target) * envelope.unsqueeze(1)
-        messages = sum_to(graph.center, x.index_select(0, graph.neighbor) * weight, graph.n_atoms)
-        out: Tensor = self.out(self.update_node(x) + self.update_message(messages))
+        return Ends(self.from_source(x), self.from_target(x), x)
+
+    def updated(self, nodes: Tensor, ends: Ends, messages: Tensor) -> Tensor:
+        """New nodes from the sums of messages."""
+        out: Tensor = self.out(self.update_node(ends.sent) + self.update_message(messages))
         return nodes + out
 
 
@@ -316,6 +366,13 @@ class GAMD(Model):
         embedding: Tensor = self.edge_encoder(inputs.expand(len(nodes), -1))
         return embedding
 
+    def inference_form(self) -> InferenceForm | None:
+        native = library()
+        if native is None:
+            return None
+        with torch.no_grad():
+            return _Inference(self, native)
+
     def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
         """Set mean and standard deviation of the edge length from training graphs.
 
@@ -332,3 +389,69 @@ class GAMD(Model):
             mean = total / count
             self.length_mean.fill_(mean)
             self.length_std.fill_(max(total_sq / count - mean**2, 1e-12) ** 0.5)
+
+
+class _Inference:
+    """The network with its edges in compiled passes.
+
+    What is linear on both sides becomes one product: the last layer of the edge encoder, the paper's edge
+    transform and the edge's part of Φ's first matrix.
+    """
+
+    def __init__(self, model: GAMD, native: Library) -> None:
+        self.model = model
+        *inner, last = _linears(model.edge_encoder)
+        activation: Activation = "silu" if model.form == "covariant" else "gelu"
+        encoder: list[Layer] = [(layer.weight, layer.bias, activation) for layer in inner]
+        if model.form == "code":  # a LayerNorm comes between
+            encoder.append((last.weight, last.bias, "none"))
+        self.encoder = EdgeNetwork(native, encoder)
+        self.filters = []
+        for layer in model.layers:
+            if isinstance(layer, CodeLayer):
+                first: list[Layer] = [(x.weight, x.bias, "silu") for x in _linears(layer.edge_transform)]
+            elif isinstance(layer, PaperLayer):
+                first = [(*_folded(last, layer.edge_transform, layer.from_edge), "silu")]
+            else:
+                assert isinstance(layer, CovariantLayer)
+                first = [(*_folded(last, layer.from_edge), "silu")]
+            *inner, final = _linears(layer.filter)
+            rest: list[Layer] = [(x.weight, x.bias, "silu") for x in inner]
+            rest.append((final.weight, final.bias, "none"))
+            meet = len(first) - 1
+            self.filters.append(
+                ConditionalFilter(native, [*first, *rest], meet=meet, n_in=self.encoder.width)
+            )
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference:
+        model, head = self.model, self.model.head
+        nodes: Tensor = model.node_embedding(graph.atomic_numbers)
+        inputs = model._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
+        edges = self.encoder(inputs)
+        envelope = cosine_cutoff(graph.distances, model.request.cutoff) if model.form == "covariant" else None
+        if model.form == "code":
+            edges = self.encoder.padded(model.edge_encoder[-2:](self.encoder.plain(edges)))
+            self_edge = model._self_edge(nodes)
+        for layer, conditional_filter in zip(model.layers, self.filters, strict=True):
+            assert isinstance(layer, PaperLayer | CodeLayer | CovariantLayer)
+            ends = layer.ends(nodes)
+            messages = conditional_filter(
+                edges, ends.source, ends.target, ends.sent, graph.center, graph.neighbor, envelope
+            )
+            if isinstance(layer, CodeLayer):
+                nodes = layer.updated(nodes, ends, messages, self_edge)
+            else:
+                nodes = layer.updated(nodes, ends, messages)
+        return Inference(forces=head(nodes) if envelope is None else head(nodes, inputs, graph, envelope))
+
+
+def _linears(network: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+
+
+def _folded(*maps: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of linear maps after each other, multiplied in double precision."""
+    weight, bias = maps[0].weight.double(), maps[0].bias.double()
+    for linear in maps[1:]:
+        weight, bias = linear.weight.double() @ weight, linear.weight.double() @ bias + linear.bias.double()
+    return weight.float(), bias.float()

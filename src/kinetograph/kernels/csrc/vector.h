@@ -86,6 +86,23 @@ INLINE vf exp(vf x) {
 INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
 INLINE vf silu(vf x) { return x / (1.0f + exp(-x)); }
 
+// GELU(x) = x Φ(x): erfc(y) = e^(−y²) times a polynomial of 1/(1 + 0.4 y), fitted to 3e-9 on 0 … 4.3.
+INLINE vf gelu(vf x) {
+    const vf y = (x < 0.0f ? -x : x) * 0.70710678f;
+    const vf t = 1.0f / (1.0f + 0.4f * y);
+    vf p = all(8.531180702e-02f);
+    p = p * t - 4.517130064e-01f;
+    p = p * t + 8.115424727e-01f;
+    p = p * t - 5.320800872e-01f;
+    p = p * t + 5.287409802e-01f;
+    p = p * t + 8.294160620e-02f;
+    p = p * t + 2.527203313e-01f;
+    p = p * t + 2.223614377e-01f;
+    p = p * t + 1.744611638e-04f;
+    const vf half = 0.5f * p * exp(-(y * y));  // Φ(−|x|)
+    return x * (x < 0.0f ? half : 1.0f - half);
+}
+
 INLINE vf sqrt(vf x) {
     vf y;
 #if defined(__AVX512F__)

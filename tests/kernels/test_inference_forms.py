@@ -1,3 +1,5 @@
+"""Inference forms against the plain forward pass in double precision, with every instruction set."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -35,19 +37,21 @@ def batch() -> System:
     return System.from_ase([water(20, 1, 8.5), water(1, 2, 5.0), ase.Atoms("O"), small])
 
 
-def model(forces: str, *, double: bool = False, **options: Any) -> LearnedPotential:
+def model(architecture: str, forces: str, *, double: bool = False, **options: Any) -> LearnedPotential:
+    """With weights of which none is zero; in double precision it is the oracle."""
     torch.manual_seed(5)
-    hyperparameters = {"cutoff": 4.0, "forces": forces, "n_layers": 3, "width": 48, **options}
-    potential = build("painn", [1, 8], hyperparameters)
+    hyperparameters = {"cutoff": 4.0, "forces": forces, **options}
+    potential = build(architecture, [1, 8], hyperparameters)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in potential.parameters():  # no bias is zero
+        for parameter in potential.parameters():
             parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
         potential.force_scale.fill_(0.7)
     return (potential.double() if double else potential).eval()
 
 
 def predict(potential: LearnedPotential, system: System, *, also_direct: bool = False) -> Prediction:
+    """What it says of a batch."""
     system = with_bonds(system, potential.request.bond_rule)
     potential.also_direct = also_direct
     with torch.no_grad():
@@ -56,11 +60,16 @@ def predict(potential: LearnedPotential, system: System, *, also_direct: bool = 
 
 
 def error(ours: torch.Tensor | None, exact: torch.Tensor | None) -> float:
+    """Relative, over all components; what is not known must not be known to either."""
     assert ours is not None
     assert exact is not None
     known = torch.isfinite(exact)
     assert torch.equal(known, torch.isfinite(ours))
     return float((ours[known] - exact[known]).norm() / exact[known].norm())
+
+
+def painn(forces: str, **options: Any) -> LearnedPotential:
+    return model("painn", forces, **{"n_layers": 3, "width": 48, **options})
 
 
 @pytest.mark.parametrize(
@@ -76,10 +85,8 @@ def error(ours: torch.Tensor | None, exact: torch.Tensor | None) -> float:
     ],
     ids=str,
 )
-def test_forces_energies_and_stress_are_those_of_double_precision(
-    library: Library, options: dict[str, Any]
-) -> None:
-    fast, exact = model("both", **options), model("both", double=True, **options)
+def test_painn_says_what_it_says_in_double_precision(library: Library, options: dict[str, Any]) -> None:
+    fast, exact = painn("both", **options), painn("both", double=True, **options)
     assert fast._inference_form() is not None
     assert exact._inference_form() is None
     ours, theirs = predict(fast, batch(), also_direct=True), predict(exact, batch(), also_direct=True)
@@ -94,15 +101,15 @@ def test_forces_energies_and_stress_are_those_of_double_precision(
     assert torch.equal(predict(fast, batch()).forces, ours.direct_forces)
 
 
-def test_models_with_one_head(library: Library) -> None:
+def test_painn_with_one_head(library: Library) -> None:
     for forces in ("direct", "conservative"):
-        ours, theirs = predict(model(forces), batch()), predict(model(forces, double=True), batch())
+        ours, theirs = predict(painn(forces), batch()), predict(painn(forces, double=True), batch())
         assert error(ours.forces, theirs.forces) < 1e-5
         assert (ours.energy is None) == (theirs.energy is None) == (forces == "direct")
 
 
 def test_a_structure_does_not_feel_the_batch_it_is_in(library: Library) -> None:
-    potential = model("both")
+    potential = painn("both")
     whole = predict(potential, batch(), also_direct=True)
     first = 0
     for index, structure in enumerate(batch().to_ase()):
@@ -119,7 +126,7 @@ def test_a_structure_does_not_feel_the_batch_it_is_in(library: Library) -> None:
 
 
 def test_weights_that_change_are_noticed(library: Library) -> None:
-    potential, system = model("direct"), batch()
+    potential, system = painn("direct"), batch()
     before = predict(potential, system).forces
     with torch.no_grad():
         next(potential.model.parameters()).mul_(1.3)
@@ -128,7 +135,7 @@ def test_weights_that_change_are_noticed(library: Library) -> None:
         plain = predict(potential, system).forces
     assert error(after, plain) < 1e-5
     assert error(before, plain) > 1e-3
-    potential.load_state_dict(model("direct").state_dict())
+    potential.load_state_dict(painn("direct").state_dict())
     assert torch.equal(predict(potential, system).forces, before)
 
 
@@ -136,19 +143,19 @@ def test_what_the_compiled_passes_cannot_do_takes_the_plain_form(library: Librar
     near = batch().to_ase()
     near[1].positions[1] = near[1].positions[0] + [0.2, 0.0, 0.0]  # nearer than filters are tabulated
     system = System.from_ase(near)
-    potential = model("both")
+    potential = painn("both")
     neighbors = neighbors_for(system, potential.request)
     assert potential._fast_prediction(system, neighbors, ("direct",)) is None
     assert bool(torch.isfinite(predict(potential, system).forces).all())
-    assert model("direct", force_head="gated")._inference_form() is None
+    assert painn("direct", force_head="gated")._inference_form() is None
     lonely = System.from_ase(ase.Atoms("O"))
-    assert torch.equal(predict(model("both"), lonely).forces, torch.zeros(1, 3, dtype=torch.float64))
-    training = model("direct").train()
+    assert torch.equal(predict(painn("both"), lonely).forces, torch.zeros(1, 3, dtype=torch.float64))
+    training = painn("direct").train()
     assert training._inference_form() is None
 
 
 def test_forces_are_the_derivative_of_the_tabulated_energy(library: Library) -> None:
-    potential = model("conservative")
+    potential = painn("conservative")
     atoms = water(8, 3, 6.4)
     system = System.from_ase(atoms)
     forces = predict(potential, system).forces
@@ -166,3 +173,21 @@ def test_forces_are_the_derivative_of_the_tabulated_energy(library: Library) -> 
 
     fourth_order = (4.0 * slope(0.01) - slope(0.02)) / 3.0
     assert -fourth_order == pytest.approx(float(forces.norm()), rel=1e-3)
+
+
+@pytest.mark.parametrize("form", ["paper", "code", "covariant"])
+@pytest.mark.parametrize(
+    "options",
+    [{"width": 128, "n_layers": 2}, {"width": 20, "n_layers": 3, "max_bond_separation": 1}],
+    ids=str,
+)
+def test_gamd_says_what_it_says_in_double_precision(
+    library: Library, form: str, options: dict[str, Any]
+) -> None:
+    fast = model("gamd", "direct", form=form, **options)
+    exact = predict(model("gamd", "direct", double=True, form=form, **options), batch()).forces
+    assert fast._inference_form() is not None
+    ours = predict(fast, batch()).forces
+    with kernels.plain_forms():
+        plain = predict(fast, batch()).forces
+    assert error(ours, exact) < 2.0 * error(plain, exact) + 3e-7
