@@ -16,9 +16,9 @@ import torch
 
 from kinetograph.cli.models import record_of
 from kinetograph.errors import UserError
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import ARCHITECTURES, PRESETS, build, options_of
 from kinetograph.nn.model import HEADS, PROPERTIES, Head, Offer, Preset
-from kinetograph.potential import LearnedPotential
 from kinetograph.testing import measure_symmetries, randomize
 
 PAGE = Path(__file__).with_name("models.md")

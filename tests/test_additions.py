@@ -13,7 +13,7 @@ from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
 from kinetograph.models.classical import LennardJones
 from kinetograph.models.electrostatics import FixedCharges
-from kinetograph.potential import SumPotential
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -19,9 +19,11 @@ from kinetograph.dynamics import Langevin, simulate
 from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
 from kinetograph.models.classical import ZBL
-from kinetograph.potential import LearnedPotential, Prediction, SumPotential
+from kinetograph.potential import Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
 from kinetograph.testing import check_contract
 from kinetograph.training_domain import TrainingDomain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import ase
@@ -19,8 +20,8 @@ from kinetograph.bonds import BondRule, with_bonds
 from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 
@@ -254,6 +255,12 @@ def test_an_ensemble_without_one_of_its_weights_is_refused(ensemble: tuple[Ensem
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="cannot be read"):
         model_file.load(path)
+
+
+def test_the_decision_on_file_formats_says_what_each_version_brought() -> None:
+    page = Path(__file__).parents[1] / "docs" / "decisions" / "0006-file-formats.md"
+    versions = re.findall(r"^\| (\d+) \| ", page.read_text(encoding="utf-8"), re.M)
+    assert versions == [str(version) for version in range(1, model_file.FORMAT_VERSION + 1)]
 
 
 def test_a_file_of_format_2_holds_one_model(saved: Path) -> None:

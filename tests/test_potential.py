@@ -14,12 +14,14 @@ from ase.calculators.lj import LennardJones as AseLennardJones
 
 from kinetograph.dynamics import VelocityVerlet, simulate
 from kinetograph.graph import build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.classical import Harmonic, LennardJones
 from kinetograph.models.electrostatics import FixedCharges
 from kinetograph.models.gemnet import GemNet
 from kinetograph.models.painn import PaiNN
 from kinetograph.nn.model import HEADS
-from kinetograph.potential import EnergyPotential, LearnedPotential, SumPotential
+from kinetograph.potential import EnergyPotential
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System, batch
 from kinetograph.trajectory import Trajectory
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from kinetograph.graph import Graph, GraphRequest, build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.classical import LennardJones
 from kinetograph.models.gamd import GAMD
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.model import COVARIANT, GRADIENT, PROPERTIES
-from kinetograph.potential import EnergyPotential, LearnedPotential, Potential, Prediction
+from kinetograph.potential import EnergyPotential, Potential, Prediction
 from kinetograph.system import System
 from kinetograph.testing import (
     LAWS,

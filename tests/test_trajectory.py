@@ -330,6 +330,28 @@ def test_a_run_goes_on_while_its_frames_are_written(tmp_path: Path, slow_disk: t
         assert read.n_frames == 8
 
 
+def test_frames_handed_over_are_on_disk_when_the_answer_says_so(
+    tmp_path: Path, slow_disk: threading.Event
+) -> None:
+    out = writer(tmp_path / "a.h5", frames_per_flush=100)
+    out.append(frame(0))
+    out.flush()
+    assert out.hand_over() is None
+    out.append(frame(1))
+    writing = out.hand_over()
+    assert writing is not None
+    assert out.hand_over() is writing
+    assert not writing.done()
+    slow_disk.set()
+    writing.result()
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 2
+    out.append(frame(2))
+    out.close()
+    with Trajectory.open(tmp_path / "a.h5") as read:
+        assert read.n_frames == 3
+
+
 def test_a_run_waits_where_the_disk_is_slower_than_the_run(
     tmp_path: Path, slow_disk: threading.Event
 ) -> None:

@@ -29,7 +29,8 @@ from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph, neighbors_for
 from kinetograph.model_file import load
 from kinetograph.neighbors import NeighborList
-from kinetograph.potential import Potential, Prediction, SumPotential
+from kinetograph.potential import Potential, Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System, batch
 from kinetograph.trajectory import Trajectory
 

@@ -19,9 +19,11 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.model import Head
-from kinetograph.potential import LearnedPotential, Potential, Prediction, SumPotential, from_energies
+from kinetograph.potential import Potential, Prediction, from_energies
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System, batch
 from kinetograph.training_domain import merge
 

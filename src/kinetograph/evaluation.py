@@ -17,7 +17,8 @@ from kinetograph.analysis.stresses import StressErrors, stress_errors
 from kinetograph.data.dataset import ForceDataset, collate
 from kinetograph.data.frames import LabelledFrames
 from kinetograph.ensemble import EnsemblePotential
-from kinetograph.potential import Potential, SumPotential
+from kinetograph.potential import Potential
+from kinetograph.sum_potential import SumPotential
 
 ATOMS_PER_BATCH = 2000
 """Keeps the edges of a batch in cache while the overhead of a call is spread over many atoms."""

@@ -23,9 +23,10 @@ from kinetograph.atomic_file import write_atomically
 from kinetograph.bonds import BondRule
 from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
 from kinetograph.nn.model import Head
-from kinetograph.potential import LearnedPotential, SumPotential
+from kinetograph.sum_potential import SumPotential
 from kinetograph.training_domain import TrainingDomain, domain_from_json, domain_to_json
 
 FORMAT_VERSION = 3

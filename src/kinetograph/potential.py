@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kinetograph import kernels
-from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph, refuse_coincident
-from kinetograph.kernels.edges import forces_from_slopes
 from kinetograph.neighbors import NeighborList
-from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
-from kinetograph.nn.model import Head, InferenceForm, Model, Outputs
 from kinetograph.nn.segments import sum_of_products, sum_to
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
@@ -95,10 +87,10 @@ class EnergyPotential(Potential):
         with torch.enable_grad():
             graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
             energies = self.graph_energies(graph)
-            return from_energies(system, graph, energies, fitting=_fitting(self))
+            return from_energies(system, graph, energies, fitting=is_fitting(self))
 
 
-def _fitting(potential: nn.Module) -> bool:
+def is_fitting(potential: nn.Module) -> bool:
     """Whether a second derivative is needed: only to fit parameters to forces."""
     return potential.training and any(p.requires_grad for p in potential.parameters())
 
@@ -231,7 +223,7 @@ class SpaceEnergyPotential(Potential):
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
         # A strain ε acts on positions and cell alike: r → r (1 + ε). Its derivative at zero is V σ.
-        fitting, dtype = _fitting(self), system.dtype
+        fitting, dtype = is_fitting(self), system.dtype
         system = system.to(dtype=torch.float64)
         neighbors = replace(neighbors, shift=neighbors.shift.double())
         with torch.enable_grad():
@@ -252,260 +244,3 @@ class SpaceEnergyPotential(Potential):
             energy=energy if fitting else energy.detach(),
             stress=None if (stress := stress_of(virial, system)) is None else stress.to(dtype),
         )
-
-
-class SumPotential(Potential):
-    """The sum of several potentials, such as a model and a repulsive core.
-
-    Its request covers every part. Energies and stress are given where every part gives them. The training
-    domain is that of its first part.
-    """
-
-    def __init__(self, *parts: Potential) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        rules = [part.request.bond_rule for part in parts if part.request.bond_rule is not None]
-        if len({rule.tolerance for rule in rules}) > 1:
-            raise ValueError(f"the parts ask for different bond rules: {rules}")
-        reach = max(part.request.reach for part in parts)
-        self.request = GraphRequest(
-            cutoff=reach,
-            bond_rule=max(rules, key=lambda rule: rule.max_separation, default=None),
-            n_layers=max(math.ceil(part.request.receptive_field / reach) for part in parts),
-        )
-        self.domain = parts[0].domain
-
-    @property
-    def gives_energy(self) -> bool:
-        return all(part.gives_energy for part in self._potentials)
-
-    @property
-    def gives_atomic_energies(self) -> bool:
-        return all(part.gives_atomic_energies for part in self._potentials)
-
-    @property
-    def gives_stress(self) -> bool:
-        return all(part.gives_stress for part in self._potentials)
-
-    @property
-    def answers(self) -> Head:
-        """The kind of forces that the learned parts answer with; conservative where there are none."""
-        learned = [part.answers for part in self._potentials if isinstance(part, LearnedPotential)]
-        return "direct" if "direct" in learned else "conservative"
-
-    def use_forces(self, head: Head) -> None:
-        """Choose the head of the learned parts; see :meth:`LearnedPotential.use_forces`."""
-        for part in self._potentials:
-            if isinstance(part, LearnedPotential):
-                part.use_forces(head)
-
-    def use_compiler(self) -> None:
-        """Compile the learned parts; see :meth:`LearnedPotential.use_compiler`."""
-        for part in self._potentials:
-            if isinstance(part, LearnedPotential):
-                part.use_compiler()
-
-    @property
-    def _potentials(self) -> list[Potential]:
-        return [part for part in self.parts if isinstance(part, Potential)]
-
-    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
-        predictions: list[Prediction] = [part(system, neighbors) for part in self.parts]
-
-        def total(values: list[Tensor | None]) -> Tensor | None:
-            known = [value for value in values if value is not None]
-            return torch.stack(known).sum(dim=0) if len(known) == len(values) else None
-
-        return Prediction(
-            forces=torch.stack([p.forces for p in predictions]).sum(dim=0),
-            conservative=all(p.conservative for p in predictions),
-            energy=total([p.energy for p in predictions]),
-            atomic_energies=total([p.atomic_energies for p in predictions]),
-            stress=total([p.stress for p in predictions]),
-            force_std=_only([p.force_std for p in predictions]),
-        )
-
-
-def _only(values: list[Tensor | None]) -> Tensor | None:
-    """Of one part that is an ensemble; of several, whose errors are independent, the root of the squares."""
-    known = [value for value in values if value is not None]
-    return torch.stack(known).square().sum(dim=0).sqrt() if known else None
-
-
-class LearnedPotential(Potential):
-    """A model in units: its energies and forces times the scale of the training forces.
-
-    ``force_scale`` (eV/Å) is the standard deviation of the training force components. No mean force
-    is subtracted: by symmetry it is zero, and a constant vector would break covariance. Energies
-    come out as Σ_i (E0 of the element + force scale × 1 Å × the model's energy), where E0 is fitted to
-    the training energies and zero where there were none.
-
-    A model with both heads answers with its conservative one, unless :meth:`use_forces` chose the other.
-    """
-
-    force_scale: Tensor
-    reference_energies: Tensor
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-        self.request = model.request
-        self.register_buffer("force_scale", torch.tensor(1.0))
-        if "conservative" in model.heads or model.separate_energy:
-            # In double precision always, as the energies that they are added to.
-            zeros = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
-            self.register_buffer("reference_energies", zeros)
-        self.answers: Head = "conservative" if "conservative" in model.heads else "direct"
-        self.also_direct = False
-        """Whether conservative answers hold the direct forces too."""
-        self.compiled = False  # a plain attribute: a run that resumes asks whether it is as it was
-        self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
-        self._weights: list[Tensor] | None = None
-        self._form: InferenceForm | None = None
-        self._form_version: tuple[int, ...] | None = None
-
-    @property
-    def gives_energy(self) -> bool:
-        return self.answers == "conservative" or self.model.separate_energy
-
-    @property
-    def gives_atomic_energies(self) -> bool:
-        return self.gives_energy
-
-    @property
-    def gives_stress(self) -> bool:
-        return self.answers == "conservative" and self.model.true_gradient
-
-    @property
-    def exact(self) -> frozenset[str]:
-        """What holds by construction for the forces that it answers with."""
-        return self.model.exact[self.answers]
-
-    def use_forces(self, head: Head) -> None:
-        """Answer from now on with this head's forces.
-
-        Raises:
-            UserError: the model was not built with that head.
-        """
-        if head not in self.model.heads:
-            raise UserError(
-                f"the model has {' and '.join(self.model.heads)} forces, no {head} ones",
-                mend="Train it with model.forces: both to have the two.",
-            )
-        self.answers = head
-
-    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
-        heads = self.model.heads if self.training or self.also_direct else (self.answers,)
-        fast = self._fast_prediction(system, neighbors, heads)
-        if fast is not None:
-            return fast
-        if "conservative" not in heads:
-            graph = build_graph(system, neighbors, self.request, dtype=self.dtype)
-            forces, energies = self._direct(graph)
-            energies = None if energies is None else self._in_eV(energies, system)
-            return Prediction(
-                forces=forces.to(system.dtype),
-                conservative=False,
-                energy=None if energies is None else sum_to(system.system_index, energies, system.n_systems),
-                atomic_energies=energies,
-            )
-        with torch.enable_grad():
-            graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
-            outputs = self.model(graph, heads)
-            direct = None if outputs.forces is None else outputs.forces * self.force_scale
-            if direct is not None and not _fitting(self):
-                direct = direct.detach()
-            return from_energies(
-                system,
-                graph,
-                self._in_eV(outputs.energies, system),
-                fitting=_fitting(self),
-                direct_forces=None if direct is None else direct.to(system.dtype),
-                true_gradient=self.model.true_gradient,
-            )
-
-    def _fast_prediction(
-        self, system: System, neighbors: NeighborList, heads: tuple[Head, ...]
-    ) -> Prediction | None:
-        """By the model's inference form; ``None`` where there is none, or not for this system."""
-        form = self._inference_form()
-        if form is None or system.device.type != "cpu":
-            return None
-        graph = build_graph(system, neighbors, self.request, dtype=torch.float32)
-        said = form(graph, heads)
-        if said is None:
-            return None
-        direct = None if said.forces is None else (said.forces * self.force_scale).to(system.dtype)
-        if said.energies is None or said.slopes is None:
-            assert direct is not None
-            return Prediction(forces=direct, conservative=False)
-        energies = self._in_eV(said.energies, system)
-        native = kernels.library()
-        assert native is not None
-        forces, virial = forces_from_slopes(
-            native,
-            *(
-                graph.center,
-                graph.neighbor,
-                said.slopes,
-                graph.edge_vectors,
-                system.n_atoms,
-                system.n_systems,
-            ),
-            None if system.n_systems == 1 else system.system_index,
-        )
-        scale = float(self.force_scale)
-        return Prediction(
-            forces=(forces * scale).to(system.dtype),
-            conservative=True,
-            energy=sum_to(system.system_index, energies, system.n_systems),
-            atomic_energies=energies,
-            stress=stress_of((virial * scale).to(system.dtype), system),
-            direct_forces=direct,
-        )
-
-    def _inference_form(self) -> InferenceForm | None:
-        """The model's form for running, made anew when its weights have changed."""
-        if self.training or self.compiled or kernels.library() is None or self.dtype != torch.float32:
-            return None
-        if self._weights is None:
-            self._weights = [*self.model.parameters(), *self.model.buffers()]
-        version = tuple(weight._version for weight in self._weights)
-        if version != self._form_version:
-            self._form, self._form_version = self.model.inference_form(), version
-        return self._form
-
-    def _in_eV(self, energies: Tensor, system: System) -> Tensor:
-        energies = energies.double() * self.force_scale
-        return energies + self.reference_energies[system.atomic_numbers]
-
-    def _plain_direct(self, graph: Graph) -> tuple[Tensor, Tensor | None]:
-        outputs: Outputs = self.model(graph, ("direct",))
-        assert outputs.forces is not None
-        return outputs.forces * self.force_scale, outputs.energies
-
-    def use_compiler(self) -> None:
-        """Run from now on through ``torch.compile``, for any number of atoms and edges.
-
-        The first call takes about half a minute; forces change by rounding only.
-
-        Raises:
-            UserError: the model answers with conservative forces, which are not compiled yet.
-        """
-        if self.answers != "direct":
-            raise UserError(
-                "only direct forces can be compiled so far",
-                mend="Choose the direct ones with --forces direct."
-                if "direct" in self.model.heads
-                else "Leave --compile out for this model.",
-            )
-        self.compiled = True
-        self._direct = torch.compile(self._plain_direct, dynamic=True)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self._weights = self._form = self._form_version = None  # weights are about to move
-        kept = getattr(self, "reference_energies", None)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if kept is not None:
-            self.reference_energies = kept.to(self.reference_energies.device)
-        return self

@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.calculator import CalculationFailed, Calculator
+from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 
-from kinetograph.analysis.relaxation import (
-    largest_forces,
-    mean_distances,
-    reference_forces,
-    relaxation_scores,
-    share_below,
-)
+from kinetograph.analysis import reference_forces, relaxation_scores
+from kinetograph.analysis.relaxation import largest_forces, mean_distances, share_below
 from kinetograph.errors import UserError
 from kinetograph.system import System
 
@@ -78,6 +74,20 @@ def test_afbt_looks_at_the_largest_force_on_a_free_atom() -> None:
     assert scores.fbt == 0.5
 
 
+def test_a_structure_that_failed_is_below_no_threshold() -> None:
+    """Of 0.010, 0.011 … 0.499 Å, 400 are above 0.0995 Å; its distance is in no mean."""
+    relaxed = System.from_ase([pair(4.0995, fixed=True), pair(4.0)])
+    targets = System.from_ase([pair(4.0), pair(4.0)])
+    scores = relaxation_scores(relaxed, targets, np.zeros((4, 3)), failed=[1])
+    assert scores.adwt == pytest.approx(400 / (2 * 490), abs=1e-12)
+    assert scores.mean_distance_A == pytest.approx(0.0995)
+    assert (scores.afbt, scores.fbt) == (0.5, 0.5)
+    none = relaxation_scores(relaxed, targets, failed=[0, 1])
+    assert (none.adwt, none.mean_distance_A, none.afbt) == (0.0, None, None)
+    alone = relaxation_scores(relaxed, forces=np.zeros((4, 3)))
+    assert (alone.adwt, alone.mean_distance_A, alone.afbt) == (None, None, 1.0)
+
+
 def test_a_value_at_a_threshold_is_not_below_it() -> None:
     assert share_below([0.05, 0.04], 0.05) == 0.5
     assert share_below([0.25], [0.2, 0.25, 0.3, 0.35]) == 0.5
@@ -108,6 +118,11 @@ def test_the_reference_is_asked_for_the_forces_on_all_atoms_and_may_fail() -> No
         np.testing.assert_allclose(found, atoms.get_forces(), atol=1e-14)
         assert np.abs(found[0]).max() > 1e-3
     assert told == [1, 2, 3]
+    skipped = reference_forces(System.from_ase(structures), Failing(), skip=[0, 1])
+    assert np.isnan(skipped[:4]).all()
+    np.testing.assert_array_equal(skipped[4:], forces[4:])
+    with pytest.raises(UserError, match=r"cannot compute it \(NotImplementedError.* Ar\) \(structure 1\)"):
+        reference_forces(System.from_ase(structures), EMT(), skip=[0])
 
 
 def test_structures_that_cannot_be_compared_are_refused() -> None:

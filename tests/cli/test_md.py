@@ -81,6 +81,45 @@ def test_replicas_have_files_and_temperatures_of_their_own(run: Run, argon_model
         assert trajectory.n_frames == 5
 
 
+def test_replicas_run_in_batches_by_the_number_of_their_atoms(
+    run: Run, argon_model: Path, start: Path
+) -> None:
+    words = (argon_model, start, "--replicas", "3", "--temperature-K", "30,60,90", "--batch-atoms", "70")
+    record = of(run, *words, "--out", "a.h5")
+    assert record["batches"] == [2, 1]
+    assert len(record["trajectories"]) == len(record["temperatures_K"]) == 3
+    code, out, err = run("md", *words, "--out", "a.h5", "--steps", "16", "--every", "4", "--resume")
+    assert code == 2  # of another time step
+    longer = ("--steps", "16", "--every", "4", "--timestep-fs", "2", "--resume")
+    code, out, err = run("md", *words, "--out", "a.h5", *longer)
+    assert code == 0, err
+    assert "2, of at most 2 replicas" in out
+    assert "9 to 16" in out
+    with Trajectory.open("a-2.h5") as trajectory:
+        assert trajectory.n_frames == 5
+
+
+def test_numbers_of_a_run_that_is_replaced_go_with_it(
+    run: Run, refused: Refused, argon_model: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--temperature-K", "60", "--out", "a.h5")
+    of(run, argon_model, start, *words)
+    fused = ase.io.read(start)
+    fused.positions[1] = fused.positions[0] + 0.7
+    ase.io.write("near.extxyz", fused)
+    refused(run("md", argon_model, "near.extxyz", *words, "--overwrite"), "Å apart")
+    assert Path("a.h5.json").exists()  # and the run that it tells of
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kinetograph.dynamics.loop.Loop._guarded_step", interrupt)
+    code, _, err = run("md", argon_model, start, *words, "--overwrite")
+    assert code == 130, err
+    assert Path("a.h5").exists()
+    assert not Path("a.h5.json").exists()
+
+
 def test_copies_of_a_moving_structure_part(run: Run, argon_model: Path, start: Path) -> None:
     """Their velocities are drawn anew: with the file's own they would make the same run."""
     atoms = ase.io.read(start)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
+from ase.calculators.lj import LennardJones
 
 Run = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., None]
@@ -146,21 +147,85 @@ def test_bad_input_ends_with_one_message(
     assert sorted(path.name for path in tmp_path.glob("relaxed*")) == []
 
 
-def test_an_interruption_says_where_the_finished_ones_are(
-    run: Run, argon_model: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("n_finished", [0, 1])
+def test_an_interruption_says_what_is_there_and_leaves_no_numbers_of_an_earlier_run(
+    run: Run, argon_model: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_finished: int
 ) -> None:
     from kinetograph.dynamics.relax.reporters import RelaxationStatus
 
-    def stop(self: RelaxationStatus, frames: object) -> None:
+    words = ("relax", argon_model, start, "--steps", 1, "--json", "own.json", "--batch-atoms", 1)
+    assert run(*words)[0] == 0
+    before = (tmp_path / "relaxed.extxyz").read_bytes()
+
+    def stop(self: RelaxationStatus, *_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(RelaxationStatus, "report", stop)
-    code, _, err = run("relax", argon_model, start)
+    monkeypatch.setattr(RelaxationStatus, "finished" if n_finished else "report", stop)
+    code, _, err = run(*words, "--overwrite")
     assert code == 130
-    assert "Interrupted; the structures that were finished are in relaxed.extxyz." in err
+    written = sorted(path.name for path in tmp_path.glob("*.json"))
+    if n_finished:
+        assert "Interrupted; the structures that were finished are in relaxed.extxyz." in err
+        assert len(ase.io.read(tmp_path / "relaxed.extxyz", ":")) == n_finished
+        assert written == []
+    else:
+        assert "Interrupted; none was finished." in err
+        assert (tmp_path / "relaxed.extxyz").read_bytes() == before
+        assert written == ["own.json", "relaxed.extxyz.json"]
 
 
-def test_help_shows_an_example(run: Run) -> None:
+def test_scores_against_a_reference(
+    run: Run, refused: Refused, argon_model: Path, start: Path, tmp_path: Path
+) -> None:
+    """The reference is Lennard-Jones, its forces with another calculator of the same potential."""
+    (tmp_path / "mine.py").write_text(
+        "from ase.calculators.lj import LennardJones\n"
+        "def argon(): return LennardJones(sigma=3.4, epsilon=0.0104, rc=8.0)\n"
+        "def nothing(): return None\n"
+    )
+    targets = ase.io.read(start, ":")
+    for atoms in targets:
+        atoms.positions += [0.0, 0.0, 0.2]
+    ase.io.write(tmp_path / "targets.extxyz", targets)
+    # no step is made: every atom is 0.2 Å from its target, and of the 490 thresholds 299 are above that
+    words = ("relax", argon_model, start, "--steps", 0)
+    code, out, err = run(*words, "--targets", "targets.extxyz", "--reference", "mine:argon", "--json", "-")
+    assert code == 0, err
+    assert "ADwT" in err
+    assert "AFbT" in err
+    scores = json.loads(out)["scores"]
+    assert scores == json.loads((tmp_path / "relaxed.extxyz.json").read_text())["scores"]
+    assert (scores["targets"], scores["reference"]) == ("targets.extxyz", "mine:argon")
+    assert scores["adwt"] == pytest.approx(299 / 490, abs=1.1 / 490)
+    assert scores["mean_distance_A"] == pytest.approx(0.2, abs=1e-7)
+    largest = []
+    for atoms in ase.io.read(start, ":"):
+        atoms.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=8.0)
+        largest.append(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    thresholds = [0.01 + 0.001 * step for step in range(390)]
+    expected = np.mean([[force < threshold for threshold in thresholds] for force in largest])
+    assert scores["afbt"] == pytest.approx(expected, abs=1.1 / 390)
+
+    again = (*words, "--overwrite")
+    refused(run(*again, "--targets", "targets.extxyz", "--cell", "full"), "the cell moves", "--targets")
+    refused(run(*again, "--targets", "targets.extxyz", "--out", "targets.extxyz"), "would replace")
+    ase.io.write(tmp_path / "two.extxyz", targets[:2])
+    refused(run(*again, "--targets", "two.extxyz"), "do not hold the same atoms")
+    refused(run(*again, "--reference", "emy"), "no calculator 'emy'", "did you mean 'emt'")
+    refused(run(*again, "--reference", "mine:nothing"), "NoneType, not a calculator")
+    refused(run(*again, "--reference", "mine:other"), "cannot be made", "other")
+    assert (json.loads((tmp_path / "relaxed.extxyz.json").read_text()))["scores"] == scores
+    # what the reference cannot do costs the scores, not the relaxation
+    code, out, err = run(*again, "--reference", "emt")
+    assert code == 2
+    assert "speed" in out
+    assert "Error: the reference cannot compute it" in err
+    assert "Traceback" not in err
+    assert "scores" not in json.loads((tmp_path / "relaxed.extxyz.json").read_text())
+
+
+def test_help_shows_examples(run: Run) -> None:
     code, out, _ = run("relax", "--help")
     assert code == 0
     assert "Example: kinetograph relax" in out
+    assert "--targets relaxed_by_dft.extxyz" in out

@@ -6,7 +6,7 @@ import pytest
 import torch
 from variants import ALL, Case, Variant, cases, registered
 
-from kinetograph.potential import LearnedPotential
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.testing import Contract, compiling, saving, unused_parameters
 from kinetograph.testing.suite import PotentialContract
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import ARCHITECTURES, build
 from kinetograph.nn.model import Forces, Head
-from kinetograph.potential import LearnedPotential
 from kinetograph.testing import randomize
 
 ELEMENTS = (1, 6, 8)

@@ -24,7 +24,8 @@ from kinetograph.dynamics.state import total_energy
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
 from kinetograph.models.classical import LennardJones
-from kinetograph.potential import Potential, Prediction, SumPotential
+from kinetograph.potential import Potential, Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System, batch
 
 CELL = np.array([[7.0, 0.0, 0.0], [2.5, 6.0, 0.0], [-1.5, 2.0, 8.0]])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import torch
 from ase.build import bulk
 from rich.console import Console
 
+from kinetograph.atomic_file import write_atomically
 from kinetograph.dynamics import (
     Integrator,
     Langevin,
@@ -27,6 +31,7 @@ from kinetograph.dynamics import (
     State,
     TemperatureGuard,
     VelocityVerlet,
+    checkpoint,
     restart_path,
     simulate,
 )
@@ -38,7 +43,7 @@ from kinetograph.neighbors import NeighborList
 from kinetograph.potential import Potential, Prediction
 from kinetograph.system import System, batch
 from kinetograph.training_domain import domain_of
-from kinetograph.trajectory import Trajectory
+from kinetograph.trajectory import Trajectory, h5md
 
 INTEGRATORS = [
     VelocityVerlet(4.0),
@@ -278,6 +283,149 @@ def test_an_interrupt_is_passed_on_after_the_files_are_written(tmp_path: Path) -
     assert done.resumed_from == 7
 
 
+# ---------------------------------------------------------------- checkpoints behind the run
+
+
+class Looking:
+    """Calls a function with every state."""
+
+    every = 1
+
+    def __init__(self, look: Callable[[State], None]) -> None:
+        self.report = look
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_run_goes_on_while_its_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk does not take the first one before step 10."""
+    ready = threading.Event()
+
+    def slow(path: Path, content: bytes) -> None:
+        assert ready.wait(30.0)
+        write_atomically(path, content)
+
+    def look(state: State) -> None:
+        if state.step == 9:
+            assert not restart_path(path).exists()
+            ready.set()
+
+    path = tmp_path / "a.h5"
+    monkeypatch.setattr(checkpoint, "write_atomically", slow)
+    simulate(
+        lennard_jones(),
+        argon(),
+        INTEGRATORS[0],
+        n_steps=20,
+        path=path,
+        reporters=[Looking(look)],
+        **SETTINGS,
+    )
+    assert ready.is_set()
+    assert checkpoint.read_header(restart_path(path)).step == 20  # when the run returns
+
+
+def test_no_checkpoint_is_ahead_of_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that takes its time for frames."""
+    path, append, write, seen = tmp_path / "a.h5", h5md.append, checkpoint.Snapshot.write, []
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.02)
+        append(*arguments)
+
+    def compared(snapshot: checkpoint.Snapshot, where: Path) -> None:
+        with Trajectory.open(path) as read:
+            seen.append((snapshot.header["step"], int(read.steps[-1])))
+        write(snapshot, where)
+
+    monkeypatch.setattr(h5md, "append", slow)
+    monkeypatch.setattr(checkpoint.Snapshot, "write", compared)
+    run = {**SETTINGS, "every": 1, "checkpoint_every": 3}
+    simulate(lennard_jones(), argon(), INTEGRATORS[0], n_steps=12, path=path, **run)
+    assert [step for step, _ in seen] == [0, 3, 6, 9, 12, 12]
+    assert all(in_file >= step for step, in_file in seen)
+
+
+def test_frames_that_the_disk_refuses_hold_back_the_checkpoint_and_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, append, n_calls = tmp_path / "b.h5", h5md.append, itertools.count()
+
+    def refuse(*arguments: Any) -> None:
+        if next(n_calls) > 2:
+            raise OSError(28, "No space left on device")
+        append(*arguments)
+
+    run = {**SETTINGS, "every": 1, "checkpoint_every": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr(h5md, "append", refuse)
+        with pytest.raises(UserError, match=r"trajectory cannot be written: No space left .*b\.h5"):
+            simulate(lennard_jones(), argon(), INTEGRATORS[1], n_steps=10_000, path=path, **run)
+    with Trajectory.open(path) as read:
+        assert checkpoint.read_header(restart_path(path)).step <= read.steps[-1]
+    simulate(lennard_jones(), argon(), INTEGRATORS[1], n_steps=20, path=path, resume=True, **run)
+    simulate(lennard_jones(), argon(), INTEGRATORS[1], n_steps=20, path=tmp_path / "a.h5", **run)
+    assert_same_files(tmp_path / "a.h5", path)
+
+
+def test_a_checkpoint_that_the_disk_refuses_ends_the_run_and_keeps_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, steps, n_calls = tmp_path / "a.h5", [], itertools.count()
+
+    def refuse(place: Path, content: bytes) -> None:
+        if next(n_calls) > 0:
+            raise UserError("cannot write: No space left on device", where=str(place))
+        write_atomically(place, content)
+
+    def look(state: State) -> None:
+        steps.append(state.step)
+        if state.step == 101:
+            time.sleep(0.5)  # the thread has tried by now
+
+    monkeypatch.setattr(checkpoint, "write_atomically", refuse)
+    with pytest.raises(UserError, match=r"No space left on device .*a\.restart"):
+        simulate(
+            lennard_jones(),
+            argon(),
+            INTEGRATORS[0],
+            n_steps=10_000,
+            path=path,
+            checkpoint_every=100,
+            reporters=[Looking(look)],
+            **SETTINGS,
+        )
+    assert 100 <= steps[-1] <= 101  # not at the next checkpoint
+    assert checkpoint.read_header(restart_path(path)).step == 0
+    with Trajectory.open(path) as read:
+        assert read.steps[-1] >= steps[-1] - 5
+
+
+def test_a_run_that_goes_wrong_waits_for_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(path: Path, content: bytes) -> None:
+        time.sleep(0.3)
+        write_atomically(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", slow)
+    path = tmp_path / "a.h5"
+    with pytest.raises(SimulationFailed):
+        simulate(
+            FailingAt(24, 1e4),
+            argon(),
+            INTEGRATORS[0],
+            n_steps=50,
+            path=path,
+            checkpoint_every=22,
+            **SETTINGS,
+        )
+    assert checkpoint.read_header(restart_path(path)).step == 22
+
+
 # ---------------------------------------------------------------- runs that go wrong
 
 
@@ -401,6 +549,21 @@ def test_a_different_run_is_not_resumed(tmp_path: Path, change: dict[str, object
     with pytest.raises(UserError, match=message):
         simulate(n_steps=20, resume=True, **{**run, **change})
     assert (tmp_path / "a.h5").read_bytes() == before
+
+
+def test_another_model_is_refused_before_its_neighbours_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: dict[str, Any] = {"system": argon(), "integrator": NoseHoover(4.0, 90.0), **SETTINGS}
+    simulate(lennard_jones(), n_steps=10, path=tmp_path / "a.h5", **run)
+
+    def build(*arguments: object, **more: object) -> NeighborList:
+        raise AssertionError("a neighbour list was built")
+
+    monkeypatch.setattr(NeighborList, "build", build)
+    far = LennardJones(epsilon=0.0103, sigma=3.4, cutoff=500.0)
+    with pytest.raises(UserError, match=r"cutoff is 500\.0"):
+        simulate(far, n_steps=20, path=tmp_path / "a.h5", resume=True, **run)
 
 
 def test_a_damaged_or_missing_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -541,6 +704,27 @@ def test_status_and_warnings_go_to_stderr_only(capfd: pytest.CaptureFixture[str]
     assert "density" in shown.err
 
 
+def test_the_status_counts_replicas_of_all_that_began(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The last of three has failed before the restart."""
+
+    class Unlucky:
+        every = 1
+
+        def prepare(self, state: State, integrator: Integrator) -> State:
+            return state
+
+        def check(self, state: State, integrator: Integrator) -> dict[int, str]:
+            return {2: "no luck"} if state.step and len(state.streams) == 3 else {}
+
+    run: dict[str, Any] = {"potential": lennard_jones(), "system": batch([argon(1)] * 3)}
+    run |= {"integrator": VelocityVerlet(4.0), "path": tmp_path / "a.h5", "guards": [Unlucky()], **SETTINGS}
+    simulate(n_steps=5, **run)
+    simulate(n_steps=10, resume=True, **{**run, "status": True})
+    assert "2 of 3 replicas" in capfd.readouterr().err
+
+
 def test_the_live_status_shows_step_time_temperature_energy_speed_and_time_left() -> None:
     console = Console(force_terminal=True, width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     integrator = Langevin(4.0, 90.0)
@@ -572,8 +756,9 @@ class Nothing(Potential):
         return Prediction(forces=torch.zeros_like(system.positions), conservative=False)
 
 
-def test_the_loop_costs_little_beside_the_smallest_of_models() -> None:
-    """Against as many evaluations of a pair potential, on the same machine and in turn; measured: a fifth."""
+def test_the_loop_costs_little_beside_the_smallest_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against as many evaluations of a pair potential in its plain form, on the same machine and in turn."""
+    monkeypatch.setattr("kinetograph.models.classical.library", lambda: None)
     system, potential = argon(4), lennard_jones()
     neighbors = neighbors_for(system, potential.request, skin=1.0)
 

@@ -19,7 +19,8 @@ from kinetograph.engines.ase import KinetographCalculator
 from kinetograph.errors import UserError
 from kinetograph.models.classical import Harmonic, LennardJones
 from kinetograph.neighbors import NeighborList
-from kinetograph.potential import Potential, Prediction, SumPotential
+from kinetograph.potential import Potential, Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 

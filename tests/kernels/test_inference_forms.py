@@ -13,8 +13,9 @@ from kinetograph import kernels
 from kinetograph.bonds import with_bonds
 from kinetograph.graph import neighbors_for
 from kinetograph.kernels.native import Library
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
-from kinetograph.potential import LearnedPotential, Prediction
+from kinetograph.potential import Prediction
 from kinetograph.system import System
 
 
@@ -191,3 +192,20 @@ def test_gamd_says_what_it_says_in_double_precision(
     with kernels.plain_forms():
         plain = predict(fast, batch()).forces
     assert error(ours, exact) < 2.0 * error(plain, exact) + 3e-7
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"width": 64, "n_layers": 3}, {"width": 20, "n_filters": 36, "n_layers": 2, "cutoff_function": "none"}],
+    ids=str,
+)
+def test_schnet_says_what_it_says_in_double_precision(library: Library, options: dict[str, Any]) -> None:
+    fast = model("schnet", "both", **options)
+    assert fast._inference_form() is not None
+    exact = predict(model("schnet", "both", double=True, **options), batch(), also_direct=True)
+    ours = predict(fast, batch(), also_direct=True)
+    with kernels.plain_forms():
+        plain = predict(fast, batch(), also_direct=True)
+    for name, own in (("direct_forces", 1e-6), ("energy", 1e-6), ("forces", 4e-6), ("stress", 4e-6)):
+        mine, exact_value = getattr(ours, name), getattr(exact, name)
+        assert error(mine, exact_value) < 2.0 * error(getattr(plain, name), exact_value) + own, name

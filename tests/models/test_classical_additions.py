@@ -15,7 +15,8 @@ from ase.data import covalent_radii
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, neighbors_for
 from kinetograph.models.classical import ZBL, LennardJones, Morse
-from kinetograph.potential import EnergyPotential, PairEnergyPotential, Potential, Prediction, SumPotential
+from kinetograph.potential import EnergyPotential, PairEnergyPotential, Potential, Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System, batch
 
 

@@ -14,9 +14,9 @@ from ase.build import molecule
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import dcf
 from kinetograph.models.dcf import DCF, PRESETS, internal_axes
-from kinetograph.potential import LearnedPotential
 from kinetograph.rotations import random_rotations
 from kinetograph.system import System, batch
 

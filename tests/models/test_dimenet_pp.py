@@ -14,8 +14,9 @@ from scipy.special import eval_legendre, spherical_jn
 
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.dimenet_pp import PRESETS, DimeNetPlusPlus
-from kinetograph.potential import LearnedPotential, Prediction
+from kinetograph.potential import Prediction
 from kinetograph.system import System
 
 CUTOFF = 3.0

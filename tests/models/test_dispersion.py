@@ -16,7 +16,8 @@ from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
 from kinetograph.models.classical import LennardJones
 from kinetograph.models.dispersion import D3, D4
-from kinetograph.potential import Potential, Prediction, SumPotential
+from kinetograph.potential import Potential, Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System, batch
 
 pytest.importorskip("dftd3.interface")
@@ -218,6 +219,8 @@ def test_a_batch_gives_each_structure_its_own_numbers(name: str) -> None:
     single = predict(potential, batch(systems).to(dtype=torch.float32))
     assert single.forces.dtype == torch.float32
     np.testing.assert_allclose(single.forces, together.forces, atol=1e-6)
+    assert single.energy is not None
+    assert single.energy.dtype == torch.float64
 
 
 def test_d4_follows_the_total_charge() -> None:

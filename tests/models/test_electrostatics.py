@@ -19,7 +19,8 @@ from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
 from kinetograph.models.classical import LennardJones
 from kinetograph.models.electrostatics import COULOMB_EV_A, FixedCharges
-from kinetograph.potential import Potential, Prediction, SumPotential
+from kinetograph.potential import Potential, Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System, batch
 
 pytest.importorskip("torchpme")

@@ -16,9 +16,9 @@ from scipy.special import expit, sph_harm_y
 
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.forcenet import ABLATIONS, PRESETS, ForceNet
 from kinetograph.nn.bases import BASES
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System, batch
 
 ELEMENTS = [1, 6, 8]

@@ -14,8 +14,8 @@ from scipy.special import erf
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import PRESETS, build
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System, batch
 from kinetograph.training.augmentation import random_rotations
 
@@ -348,9 +348,10 @@ def test_gaussians_of_the_distance_change_the_forces_but_not_the_size() -> None:
 def test_published_forms_leave_the_zero_force_plateau_in_a_liquid(
     form: str, rng: np.random.Generator
 ) -> None:
-    """Fifteen neighbours whose pushes nearly cancel, 150 steps: a relative error of 0.55 to 0.68 (two seeds).
+    """Fifteen neighbours whose pushes nearly cancel, 400 steps: a relative error of 0.53 to 0.58 (two seeds).
 
-    With PyTorch's default start of the edge weights it is 0.89 to 1.00.
+    With PyTorch's default start of the edge weights it is 0.78 to 0.86. Earlier on, the last bit of a sum
+    decides who is ahead.
     """
     torch.manual_seed(0)
     potential = build("gamd", [18], {"form": form, "width": 32, "n_layers": 2, "cutoff": 5.5})
@@ -371,7 +372,7 @@ def test_published_forms_leave_the_zero_force_plateau_in_a_liquid(
     potential.model.fit_statistics([graph for graph, _ in frames], [])
     scale = torch.cat([forces for _, forces in frames]).std()
     optimizer = torch.optim.Adam(potential.parameters(), lr=3e-3)
-    for step in range(150):
+    for step in range(400):
         graph, forces = frames[step % 50]
         loss = (potential.model(graph, ("direct",)).forces - forces / scale).abs().mean()
         optimizer.zero_grad()
@@ -383,7 +384,7 @@ def test_published_forms_leave_the_zero_force_plateau_in_a_liquid(
         predicted = torch.cat([potential.model(graph, ("direct",)).forces for graph, _ in frames[50:]])
     actual = torch.cat([forces for _, forces in frames[50:]]) / scale
     error = (predicted - actual).norm(dim=1).sum() / actual.norm(dim=1).sum()
-    assert float(error) < 0.8
+    assert float(error) < 0.7
 
 
 @pytest.mark.slow  # half a minute of compilation

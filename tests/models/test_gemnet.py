@@ -18,12 +18,12 @@ from scipy.special import lpmv, spherical_jn
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
 from kinetograph.models.gemnet import PRESETS, GemNet
 from kinetograph.nn.efficient import ScaleFactor, joined
 from kinetograph.nn.model import HEADS, Forces
 from kinetograph.nn.quadruplets import COLLINEAR, PLANAR, faded, folded
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System
 
 CUTOFF, LINK = 2.6, 3.3

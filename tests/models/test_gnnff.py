@@ -15,9 +15,9 @@ from ase.build import molecule
 
 from kinetograph.errors import UserError
 from kinetograph.graph import build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import gnnff
 from kinetograph.models.gnnff import GNNFF, PRESETS
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System, batch
 
 SMALL = {"width": 9, "edge_width": 6, "n_layers": 2}

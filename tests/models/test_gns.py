@@ -13,8 +13,8 @@ from ase.build import molecule
 
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.gns import GNS, PRESETS
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System, batch
 
 ELEMENTS = [1, 6, 8]

@@ -12,8 +12,8 @@ from ase.build import molecule
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.median import PRESETS, Median
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System, batch
 
 FRAMES = [molecule("H2O"), molecule("CO2"), molecule("CH3OH")]

@@ -14,8 +14,8 @@ from ase.build import molecule
 
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.painn import PRESETS, PaiNN
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System
 
 ELEMENTS = [1, 6, 8]

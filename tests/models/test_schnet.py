@@ -14,8 +14,8 @@ from ase.build import molecule
 
 from kinetograph.errors import UserError
 from kinetograph.graph import build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.schnet import PRESETS, SchNet
-from kinetograph.potential import LearnedPotential
 from kinetograph.system import System
 
 ELEMENTS = [1, 6, 8]

@@ -7,6 +7,7 @@ import pytest
 import scipy.special
 import torch
 
+from kinetograph.nn import spherical
 from kinetograph.nn.spherical import (
     SphericalBesselBasis,
     spherical_bessel,
@@ -23,6 +24,15 @@ def test_roots_are_roots_in_order() -> None:
         assert (np.diff(roots[l]) > 3.0).all()  # none is left out: they are about π apart
     np.testing.assert_allclose(roots[0], np.pi * np.arange(1, 7), rtol=1e-15)
     assert roots[6, 0] == pytest.approx(10.512835408094, abs=1e-11)  # Abramowitz and Stegun, table 10.6
+
+
+def test_roots_are_sought_once_and_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All presets of the models together ask for one table eighteen times: a second and a half."""
+    first = spherical_bessel_roots(4, 3)
+    expected = first.clone()
+    first.zero_()
+    monkeypatch.setattr(spherical, "brentq", None)
+    torch.testing.assert_close(spherical_bessel_roots(4, 3), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("l", range(8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ase
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from ase.build import bulk
 
 from kinetograph import units
+from kinetograph.dynamics.cell_rescaling import CellRescaling
+from kinetograph.dynamics.mtk import MTK
 from kinetograph.dynamics.velocities import inertia_of, maxwell_boltzmann
 from kinetograph.models.classical import ARGON_EPSILON_K, ARGON_SIGMA_A, LennardJones
 from kinetograph.system import System, batch
@@ -38,6 +41,26 @@ class Fluid:
             switch_start=0.8 * cutoff * self.sigma,
         ).eval()
 
+    def inner(self) -> LennardJones:
+        """Of shorter reach: the cheap one of two forces."""
+        return LennardJones(
+            epsilon=self.epsilon,
+            sigma=self.sigma,
+            cutoff=1.4 * self.sigma,
+            truncation="switch",
+            switch_start=1.1 * self.sigma,
+        ).eval()
+
+    def mtk(self, timestep_fs: float = 4.0, **settings: Any) -> MTK:
+        """A fast one, at a pressure at which the fluid stays near its density."""
+        given = {"pressure_bar": 600.0, "time_constant_fs": 60.0, "pressure_time_constant_fs": 300.0}
+        return MTK(timestep_fs, 120.0, **{**given, **settings})
+
+    def cell_rescaling(self, timestep_fs: float = 4.0, **settings: Any) -> CellRescaling:
+        """At that pressure too."""
+        given = {"pressure_bar": 600.0, "compressibility_per_bar": 1e-4, "every": 2}
+        return CellRescaling(timestep_fs, 120.0, **{**given, **settings})
+
     def atoms(self, n_side: int, *, seed: int = 0, rattle: float = 0.1) -> ase.Atoms:
         """4 n_side³ atoms at the density of the fluid, near a lattice."""
         lattice = (4.0 * self.sigma**3 / DENSITY) ** (1.0 / 3.0)
@@ -58,6 +81,13 @@ class Fluid:
 @pytest.fixture(scope="session")
 def fluid() -> Fluid:
     return Fluid()
+
+
+@pytest.fixture(params=["mtk", "cell_rescaling"])
+def barostat(fluid: Fluid, request: pytest.FixtureRequest) -> Callable[..., MTK | CellRescaling]:
+    """Makes either barostat for the fluid: ``barostat(timestep_fs, **settings)``."""
+    make: Callable[..., MTK | CellRescaling] = getattr(fluid, request.param)
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """MTK dynamics: what it conserves, that it can be run backwards, and what it refuses.
 
-The distributions are in ``test_constant_pressure``.
+What holds for both barostats is in ``test_barostats``, the distributions are in ``test_constant_pressure``.
 """
 
 from __future__ import annotations
@@ -13,21 +13,12 @@ import torch
 
 from kinetograph import units
 from kinetograph.dynamics import TwoForces
-from kinetograph.dynamics.mtk import MTK
-from kinetograph.dynamics.settings import Ramp
 from kinetograph.dynamics.state import State, moving
 from kinetograph.errors import UserError
-from kinetograph.models.classical import LennardJones
 from kinetograph.system import System
 
 KT = units.BOLTZMANN_EV_PER_K * 120.0
 MODES = ["isotropic", "semi-isotropic", "full"]
-
-
-def barostat(timestep_fs: float = 4.0, **settings) -> MTK:
-    """A fast one, at a pressure at which the fluid stays near its density."""
-    given = {"pressure_bar": 600.0, "time_constant_fs": 60.0, "pressure_time_constant_fs": 300.0, **settings}
-    return MTK(timestep_fs, 120.0, **given)
 
 
 def triclinic(fluid) -> System:
@@ -55,7 +46,7 @@ def test_the_conserved_quantity_errs_as_the_square_of_the_time_step(fluid, mode:
     potential, system = fluid.potential(1.6), triclinic(fluid)
     steps, errors = np.array([2.0, 4.0, 8.0]), []
     for timestep in steps:
-        integrator = barostat(timestep, mode=mode)
+        integrator = fluid.mtk(timestep, mode=mode)
         state = integrator.init(system, potential, 0)
         first, squares, energies = integrator.conserved_quantity(state).item(), [], []
         for _ in range(round(400 / timestep)):
@@ -70,7 +61,7 @@ def test_the_conserved_quantity_errs_as_the_square_of_the_time_step(fluid, mode:
 
 def test_the_conserved_quantity_does_not_drift(fluid) -> None:
     """Eight structures for 3 ps; the energy itself varies by 20 kT."""
-    potential, integrator = fluid.potential(1.6), barostat(6.0, mode="full")
+    potential, integrator = fluid.potential(1.6), fluid.mtk(6.0, mode="full")
     state = integrator.init(fluid.system(2, n_copies=8), potential, 0)
     conserved = []
     for _ in range(500):
@@ -84,7 +75,7 @@ def test_the_conserved_quantity_does_not_drift(fluid) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_can_be_reversed(fluid, mode: str) -> None:
-    potential, integrator = fluid.potential(1.6), barostat(mode=mode, yoshida_suzuki=1)
+    potential, integrator = fluid.potential(1.6), fluid.mtk(mode=mode, yoshida_suzuki=1)
     first = integrator.init(triclinic(fluid), potential, 0)
     state = first
     for _ in range(50):
@@ -103,7 +94,7 @@ def test_a_run_can_be_reversed(fluid, mode: str) -> None:
 def test_modes_keep_what_they_promise(fluid) -> None:
     potential, system = fluid.potential(1.6), triclinic(fluid)
     for mode in MODES:
-        integrator = barostat(mode=mode)
+        integrator = fluid.mtk(mode=mode)
         state = integrator.init(system, potential, 0)
         for _ in range(20):
             state = integrator.step(state, potential)
@@ -120,16 +111,9 @@ def test_modes_keep_what_they_promise(fluid) -> None:
 def test_two_forces_conserve_as_well_as_one(fluid) -> None:
     """With a cheap force of shorter reach. The cell damps velocities once, however many kicks there are."""
     outer, system = fluid.potential(1.6), fluid.system(2, n_copies=4)
-    inner = LennardJones(
-        epsilon=fluid.epsilon,
-        sigma=fluid.sigma,
-        cutoff=1.4 * fluid.sigma,
-        truncation="switch",
-        switch_start=1.1 * fluid.sigma,
-    ).eval()
     errors = []
-    for potential in (outer, TwoForces(inner, outer, 4)):
-        integrator = barostat(8.0, mode="full", pressure_time_constant_fs=3000.0)
+    for potential in (outer, TwoForces(fluid.inner(), outer, 4)):
+        integrator = fluid.mtk(8.0, mode="full", pressure_time_constant_fs=3000.0)
         state = integrator.init(system, potential, 0)
         conserved = []
         for _ in range(60):
@@ -139,43 +123,11 @@ def test_two_forces_conserve_as_well_as_one(fluid) -> None:
     assert errors[1] < 0.6 * errors[0] < 0.02
 
 
-def test_a_structure_moves_as_it_would_alone(fluid) -> None:
-    """At a pressure of its own."""
-    potential, pressures = fluid.potential(1.6), [300.0, 600.0, 900.0]
-    together = barostat(pressure_bar=pressures, mode="full")
-    state = together.init(fluid.system(2, n_copies=3), potential, 0)
-    alone = [barostat(pressure_bar=pressure, mode="full") for pressure in pressures]
-    singles = [
-        integrator.init(System.from_ase(atoms), potential, 0)
-        for integrator, atoms in zip(alone, state.system.to_ase(), strict=True)
-    ]
-    for _ in range(20):
-        state = together.step(state, potential)
-        singles = [
-            integrator.step(single, potential) for integrator, single in zip(alone, singles, strict=True)
-        ]
-    for index, single in enumerate(singles):
-        mask = state.system.system_index == index
-        torch.testing.assert_close(single.positions, state.positions[mask], rtol=0, atol=1e-10)
-        torch.testing.assert_close(single.system.cell[0], state.system.cell[index], rtol=0, atol=1e-10)
-
-
-def test_a_ramp_has_no_conserved_quantity(fluid) -> None:
-    integrator = replace(barostat(), temperature_K=Ramp((0.0, 1.0), (100.0, 200.0)))
-    state = integrator.init(fluid.system(2), fluid.potential(1.6), 0)
-    assert integrator.conserved_quantity(integrator.step(state, fluid.potential(1.6))) is None
-
-
 def test_what_it_cannot_do_is_refused(fluid) -> None:
-    potential, system = fluid.potential(1.6), fluid.system(2)
+    system = fluid.system(2)
     rigid = replace(system, rigid=torch.tensor([[0, 1]]), rigid_lengths=torch.tensor([3.8]))
     with pytest.raises(UserError, match="rigid bonds") as caught:
-        barostat().init(rigid, potential, 0)
+        fluid.mtk().init(rigid, fluid.potential(1.6), 0)
     assert "cell rescaling" in str(caught.value)
-    with pytest.raises(UserError, match="periodic in three directions"):
-        barostat().init(replace(system, pbc=torch.zeros(1, 3, dtype=torch.bool)), potential, 0)
-    with pytest.raises(UserError, match="2 values of pressure_bar for 1 structures"):
-        barostat(pressure_bar=[1.0, 2.0]).init(system, potential, 0)
-    for wrong in ({"mode": "cubic"}, {"pressure_bar": float("nan")}, {"pressure_time_constant_fs": 0.0}):
-        with pytest.raises(UserError, match=next(iter(wrong))):
-            barostat(**wrong)
+    with pytest.raises(UserError, match="pressure_time_constant_fs"):
+        fluid.mtk(pressure_time_constant_fs=0.0)

@@ -23,7 +23,8 @@ from kinetograph.dynamics.velocities import inertia_of, maxwell_boltzmann
 from kinetograph.graph import GraphRequest
 from kinetograph.models.electrostatics import COULOMB_EV_A
 from kinetograph.neighbors import NeighborList
-from kinetograph.potential import Potential, Prediction, SumPotential
+from kinetograph.potential import Potential, Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System, batch
 
 LEG_A, ANGLE_RAD = 0.9572, math.radians(104.52)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from kinetograph.analysis import energy_errors
+from kinetograph.evaluation import disagreement
 from kinetograph.report import read_run, write_evaluation_page, write_report
 
 pytestmark = [pytest.mark.browser]
@@ -65,13 +66,13 @@ def complaints(browser: webdriver.Chrome) -> list[str]:
 
 
 def requests(browser: webdriver.Chrome) -> list[str]:
-    """What the page asked for beside itself; chrome:// is the browser's own first tab."""
+    """What the page asked for beside itself; chrome:// and chrome-untrusted:// are of its own first tab."""
     urls = []
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
             urls.append(message["params"].get("request", message["params"])["url"])
-    own = ("data:", "blob:", "chrome://", browser.current_url.split("#")[0])
+    own = ("data:", "blob:", "chrome://", "chrome-untrusted://", browser.current_url.split("#")[0])
     return [url for url in urls if not url.startswith(own)]
 
 
@@ -206,6 +207,27 @@ def test_energies_are_drawn_beside_the_diagonal(
     assert min(ranges) < min(values)
     assert max(values) < max(ranges)
     assert max(ranges) - min(ranges) < 1.1 * (max(values) - min(values))
+
+
+def test_the_spread_of_an_ensemble_is_drawn_on_equal_logarithmic_axes(
+    browser: webdriver.Chrome, run_folders: tuple[Path, Path], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    forces = json.loads((run_folders[0] / "evaluation.json").read_text())
+    error = rng.lognormal(-4.0, 1.0, size=2000)
+    known = disagreement(error * rng.lognormal(0.0, 0.5, size=2000), error)
+    opened(browser, write_evaluation_page(tmp_path / "evaluation.html", {**forces, **known.to_json()}))
+    assert_sound(browser, 3)
+    kinds, ranges, values, pixels = browser.execute_script(
+        "const p = document.getElementById('plot-2'), l = p._fullLayout;"
+        "return [[l.xaxis.type, l.yaxis.type], [l.xaxis.range, l.yaxis.range],"
+        "  [...p.data[0].x, ...p.data[0].y], [l.xaxis._length, l.yaxis._length]]"
+    )
+    assert kinds == ["log", "log"]
+    assert len(values) == 20
+    assert ranges[0] == pytest.approx(ranges[1])
+    assert pixels[0] == pytest.approx(pixels[1])  # the diagonal is one
+    assert ranges[0][0] < np.log10(min(values))
+    assert np.log10(max(values)) < ranges[0][1]
 
 
 def test_without_webgl_a_sentence_stands_in_for_the_view(

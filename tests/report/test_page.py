@@ -14,7 +14,9 @@ import pytest
 
 from kinetograph.analysis import energy_errors, stress_errors
 from kinetograph.errors import UserError
+from kinetograph.evaluation import disagreement
 from kinetograph.report import read_run, write_evaluation_page, write_report
+from kinetograph.report.figure import log_scale
 from kinetograph.report.html import embedded_json
 from kinetograph.report.numbers import significant, with_error
 
@@ -141,3 +143,66 @@ def test_energies_and_stresses_have_sections_where_they_were_compared(
         assert expected in own
     page = write_report(tmp_path / "r.html", [replace(read_run(f), evaluation=both) for f in run_folders])
     assert 'id="energies"' in page.read_text()
+
+
+def without_scripts(page: Path) -> str:
+    return re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
+
+
+def test_the_energy_error_has_a_tile(run_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    forces = json.loads((run_folders[0] / "evaluation.json").read_text())
+    energies = energy_errors([-3.0, -3.2], [-3.01, -3.18], [[18] * 4] * 2)
+    assert energies is not None
+    own = without_scripts(write_evaluation_page(tmp_path / "e.html", {**forces, **energies.to_json()}))
+    # 10 and 20 meV over four atoms
+    assert '<div class="label">Energy MAE</div><div class="value">3.75<small>meV/atom</small>' in own
+    runs = [replace(read_run(f), evaluation={**forces, **energies.to_json()}) for f in run_folders]
+    own = without_scripts(write_report(tmp_path / "r.html", runs))
+    assert "<th>Energy MAE <small>meV/atom</small></th><td>3.75</td><td>3.75</td>" in own
+
+
+def test_the_spread_of_an_ensemble_stands_beside_its_error(
+    run_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    forces = json.loads((run_folders[0] / "evaluation.json").read_text())
+    # twice as far off as the members are apart, but for the pair of atoms with the least spread
+    known = disagreement(np.array([1.0, 2.0, 3.0, 4.0]) / 1000, np.array([4.0, 2.0, 6.0, 8.0]) / 1000)
+    evaluation = {**forces, **known.to_json(), "members_force_mae_eV_per_A": [0.0011, 0.0013]}
+    page = write_evaluation_page(tmp_path / "e.html", evaluation)
+    own = without_scripts(page)
+    assert '<section id="uncertainty">' in own
+    assert "(Spearman) is <b>0.80</b>" in own  # 1 − 6 Σd²/(n³ − n), where two ranks are one off
+    assert "<b>2.0</b> times the spread" in own  # √(120 / 30)
+    assert "MAE of the 2 members is 1.20 meV/Å on average" in own
+    data = json.loads(re.findall(r'id="page-data">(.*?)</script>', page.read_text(), re.DOTALL)[0])
+    (figure,) = (f for f in data["figures"].values() if f["traces"][0]["name"] == "model" and _is_log(f))
+    np.testing.assert_allclose(figure["traces"][0]["x"], [1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(figure["traces"][0]["y"], [4.0, 2.0, 6.0, 8.0])
+    assert figure["traces"][1]["x"] == figure["traces"][1]["y"]  # the diagonal
+    assert 'id="uncertainty"' not in without_scripts(
+        write_evaluation_page(tmp_path / "e.html", forces, overwrite=True)
+    )
+    runs = [replace(read_run(f), evaluation=evaluation) for f in run_folders]
+    assert without_scripts(write_report(tmp_path / "r.html", runs)).count("(Spearman) is <b>0.80</b>") == 2
+
+
+def _is_log(figure: dict[str, Any]) -> bool:
+    axes = (figure["layout"]["xaxis"], figure["layout"]["yaxis"])
+    return all(axis.get("type") == "log" for axis in axes)
+
+
+def test_a_spread_that_cannot_be_drawn_is_told(run_folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Members that agree to the bit: no correlation, no ratio, nothing to draw on a logarithmic axis."""
+    forces = json.loads((run_folders[0] / "evaluation.json").read_text())
+    known = disagreement(np.zeros(3), np.array([0.1, 0.2, 0.3])).to_json()
+    own = without_scripts(write_evaluation_page(tmp_path / "e.html", {**forces, **known}))
+    assert "The members do not differ" in own
+    assert "Predicted uncertainty" not in own
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [(0.02, 0.3, "0.01 0.02 0.05 0.1 0.2 0.5 1 2 5"), (1e-4, 50.0, "0.0001 0.001 0.01 0.1 1 10 100")],
+)
+def test_a_logarithmic_axis_has_few_labels(low: float, high: float, labels: str) -> None:
+    assert log_scale(low, high)["ticktext"] == labels.split()

@@ -22,8 +22,9 @@ from kinetograph.data.frames import read_frames
 from kinetograph.errors import UserError
 from kinetograph.evaluation import evaluate
 from kinetograph.graph import neighbors_for
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.classical import LennardJones
-from kinetograph.potential import LearnedPotential, SumPotential
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
 from kinetograph.training.fit import train
 from kinetograph.training.settings import TrainingSettings

@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 
 from kinetograph import model_file
 from kinetograph.config import check_config
+from kinetograph.data.dataset import StepSampler
 from kinetograph.errors import RunFailed, UserError
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.nn.batch_norm import BatchNorm
-from kinetograph.potential import LearnedPotential
 from kinetograph.training import module
 from kinetograph.training.augmentation import random_rotations
 from kinetograph.training.callbacks import RunFolder
@@ -96,8 +97,11 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(
     assert [row["step"] for row in tables[0]] == ["4", "8", "12"]
 
 
-def test_interrupted_training_resumes_where_it_stopped(argon_config: dict[str, Any], tmp_path: Path) -> None:
-    """Ctrl-C between two validations: exit code 130, a checkpoint at that very step, the same end."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_resumes_where_it_stopped(
+    argon_config: dict[str, Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    """A signal between two validations: exit code 128 + number, a checkpoint at that step, the same end."""
     config = {
         **argon_config,
         "training": {**argon_config["training"], "max_steps": 300, "validate_every": 100},
@@ -113,10 +117,10 @@ def test_interrupted_training_resumes_where_it_stopped(argon_config: dict[str, A
     )
     wait_for_rows(tmp_path / "run" / "metrics.csv", 1, child)
     time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     _, said = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert "Interrupted" in said
+    assert child.returncode == 128 + number
+    assert ("Interrupted" in said) == (number == signal.SIGINT)
     assert "Traceback" not in said
     stopped_at = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"]
     assert 100 <= stopped_at < 300
@@ -125,6 +129,23 @@ def test_interrupted_training_resumes_where_it_stopped(argon_config: dict[str, A
     train(settings, tmp_path / "whole", progress=False)
     assert same(last_state(tmp_path / "run"), last_state(tmp_path / "whole"))
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_sigterm_before_the_first_step_is_no_success(
+    argon_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning notes it then, and would end the program with exit code 0."""
+    length = StepSampler.__len__
+
+    def kill(self: StepSampler) -> int:
+        if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return length(self)
+
+    monkeypatch.setattr(StepSampler, "__len__", kill)
+    with pytest.raises(SystemExit) as end:
+        train(changed(argon_config), tmp_path / "run", progress=False)
+    assert end.value.code == 143
 
 
 def test_the_last_steps_are_validated_whatever_their_number(

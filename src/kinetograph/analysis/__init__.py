@@ -18,6 +18,7 @@ from kinetograph.analysis.energy import (
 from kinetograph.analysis.forces import ForceErrors, force_errors
 from kinetograph.analysis.pair_counting import radial_distributions
 from kinetograph.analysis.rdf import FirstPeak, RadialDistribution, RdfComparison, compare_rdf
+from kinetograph.analysis.relaxation import RelaxationScores, reference_forces, relaxation_scores
 from kinetograph.analysis.statistics import SeriesStatistics, series_statistics, statistical_inefficiency
 from kinetograph.analysis.stresses import StressErrors, stress_errors
 
@@ -29,6 +30,7 @@ __all__ = [
     "ForceMagnitudes",
     "RadialDistribution",
     "RdfComparison",
+    "RelaxationScores",
     "RunSet",
     "SeriesStatistics",
     "StressErrors",
@@ -44,6 +46,8 @@ __all__ = [
     "force_magnitudes",
     "kinetic_energy_trace",
     "radial_distributions",
+    "reference_forces",
+    "relaxation_scores",
     "series_statistics",
     "starts_cold",
     "statistical_inefficiency",

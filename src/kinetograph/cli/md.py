@@ -55,8 +55,18 @@ def md(
     ] = "-1",
     replicas: Annotated[
         int,
-        typer.Option(min=1, help="Copies of each structure, all in one batch.", rich_help_panel=START),
+        typer.Option(
+            min=1, help="Copies of each structure, as many at once as memory holds.", rich_help_panel=START
+        ),
     ] = 1,
+    batch_atoms: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Run structures at once up to so many atoms, then the next ones; left out: found by trial.",
+            rich_help_panel=START,
+        ),
+    ] = None,
     initial_temperature: Annotated[
         str | None,
         typer.Option(
@@ -191,8 +201,9 @@ def md(
     from kinetograph.cli import md_words
     from kinetograph.cli.output import checked_device, err, refuse_existing, resumable, table, write_json
     from kinetograph.dynamics import simulate
+    from kinetograph.dynamics.files import numbers_path
 
-    numbers = out.with_name(out.name + ".json")
+    numbers = numbers_path(out)
     if not resume:
         refuse_existing(out, numbers, json, overwrite=overwrite)
     integrator = md_words.make_integrator(
@@ -238,6 +249,7 @@ def md(
             guards=guards,
             overwrite=overwrite,
             resume=resume,
+            batch_atoms=batch_atoms,
             metadata={"model": str(model), "start": str(start), "frame": frame},
         )
     if result.n_steps == 0:
@@ -283,6 +295,7 @@ def result_record(result: Any) -> dict[str, Any]:
         ],
         "warnings": result.warnings,
         "warning_counts": result.warning_counts,
+        "batches": result.batches,
     }
 
 
@@ -306,6 +319,8 @@ def _rows(result: Any, timestep: float, steps: int, n_systems: int) -> list[tupl
         ),
         ("net force", f"{result.mean_net_force_eV_per_A:.3g} eV/Å on average, taken out"),
     ]
+    if len(result.batches) > 1:
+        rows.append(("batches", f"{len(result.batches)}, of at most {max(result.batches)} replicas"))
     if result.drift_K is not None:
         rows.append(("conserved", f"drifted by what {result.drift_K:+.3g} K would, since the start"))
     return rows

@@ -194,7 +194,7 @@ def make_forces(
     from kinetograph import model_file
     from kinetograph.dynamics import TwoForces
     from kinetograph.errors import UserError
-    from kinetograph.potential import LearnedPotential
+    from kinetograph.learned_potential import LearnedPotential
 
     if inner is None:
         if ratio is not None:

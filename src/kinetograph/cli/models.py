@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kinetograph.learned_potential import LearnedPotential
     from kinetograph.nn.model import Forces, Head, Offer, Preset
-    from kinetograph.potential import LearnedPotential
 
 WIDE = 130
 """Columns of a terminal that has room for what is exact and what it is about."""

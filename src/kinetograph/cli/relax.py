@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from ase.calculators.calculator import BaseCalculator
+
+    from kinetograph.analysis import RelaxationScores
     from kinetograph.dynamics.relax import RelaxationResult, Relaxed
+    from kinetograph.system import System
 
 N_SHOWN = 5
 """Failures and warnings in the table; all are in the JSON."""
@@ -50,6 +54,19 @@ def relax(
         typer.Option(help="A folder for the way of each structure, 00000.extxyz and so on."),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Steps between frames of the trajectories.")] = 1,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            help="The same structures as the reference relaxed them: how near to those they come (ADwT)."
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="A calculator, asked for its forces where they end (AFbT): one of ASE's, such as emt, "
+            "or module:function."
+        ),
+    ] = None,
     forces: Annotated[
         Literal["direct", "conservative"] | None,
         typer.Option(
@@ -72,22 +89,33 @@ def relax(
 
     With their cells, in the plane only: `kinetograph relax run/best.kg sheets.extxyz --cell xx,yy,xy`
 
+    Against a reference, by OC20's scores:
+    `kinetograph relax run/best.kg slabs.extxyz --targets relaxed_by_dft.extxyz --reference my_dft:calculator`
+
     Exit code 1: a structure failed; the others were finished.
     """
     from kinetograph import model_file
+    from kinetograph.analysis.relaxation import require_same_structures
     from kinetograph.cli.output import checked_device, err, refuse_existing, table, write_json
     from kinetograph.data.frames import read_structures
-    from kinetograph.dynamics.relax import METHODS, RelaxationTrajectory, RelaxedWriter
+    from kinetograph.dynamics.relax import METHODS, RelaxationReporter, RelaxationTrajectory, RelaxedWriter
     from kinetograph.dynamics.relax import relax as run
     from kinetograph.errors import UserError
+    from kinetograph.reference.calculators import ase_calculator
     from kinetograph.system import System
 
     numbers = out.with_name(out.name + ".json")
-    if out.resolve() == start.resolve():
+    if out.resolve() in [source.resolve() for source in (start, targets) if source is not None]:
         raise UserError(
-            "the relaxed structures would replace those they are made from",
+            "the relaxed structures would replace those they are made from or compared with",
             where=str(out),
             mend="Choose another name with --out.",
+        )
+    if targets is not None and cell is not None:
+        raise UserError(
+            "distances from the targets mean nothing where the cell moves",
+            where="--targets",
+            mend="Leave --cell or --targets out.",
         )
     refuse_existing(out, numbers, json, overwrite=overwrite)
     potential = model_file.load(model, device=checked_device(device), forces=forces)
@@ -95,9 +123,15 @@ def relax(
         potential.use_compiler()
     structures = read_structures(start)
     system = System.from_ase(structures, device=device)
-    writers: list[Any] = [RelaxedWriter(out, templates=structures, overwrite=overwrite)]
+    goal = None if targets is None else System.from_ase(read_structures(targets), device=device)
+    if goal is not None:
+        require_same_structures(system, goal)
+    calculator = None if reference is None else ase_calculator(reference)
+    companions = [path for path in (numbers, json) if path is not None and str(path) != "-"]
+    writer = RelaxedWriter(out, templates=structures, overwrite=overwrite, companions=companions)
+    reporters: list[RelaxationReporter] = [writer]
     if trajectory is not None:
-        writers.append(
+        reporters.append(
             RelaxationTrajectory(trajectory, every=every, templates=structures, overwrite=overwrite)
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,15 +146,12 @@ def relax(
             smax_eV_per_A3=smax,
             max_steps=steps,
             batch_atoms=batch_atoms,
-            reporters=writers,
+            reporters=reporters,
         )
     except KeyboardInterrupt:
-        err.print(f"Interrupted; the structures that were finished are in {out}.")
+        kept = f"the structures that were finished are in {out}" if writer.has_begun else "none was finished"
+        err.print(f"Interrupted; {kept}.")
         raise typer.Exit(130) from None
-    rows = [("structures", f"{out}"), *_rows(result)]
-    if trajectory is not None:
-        rows.insert(1, ("trajectories", f"{trajectory}"))
-    table("Relaxation", rows, to_stderr=str(json) == "-")
     record = {
         "model": str(model),
         "start": str(start),
@@ -135,7 +166,20 @@ def relax(
         "forces": potential.answers,
         **result_record(result),
     }
-    write_json(numbers, record)
+    rows = [("structures", f"{out}"), *_rows(result)]
+    if trajectory is not None:
+        rows.insert(1, ("trajectories", f"{trajectory}"))
+    table("Relaxation", rows, to_stderr=str(json) == "-")
+    write_json(numbers, record)  # kept if the reference fails
+    if goal is not None or calculator is not None:
+        scores = _scores(result, goal, calculator)
+        table("Against the reference", _score_rows(scores), to_stderr=str(json) == "-")
+        record["scores"] = {
+            "targets": None if targets is None else str(targets),
+            "reference": reference,
+            **scores.to_json(),
+        }
+        write_json(numbers, record)
     write_json(json, record)
     if result.n_failed:
         raise typer.Exit(1)
@@ -163,6 +207,45 @@ def result_record(result: RelaxationResult) -> dict[str, Any]:
             for of in result.structures
         ],
     }
+
+
+def _scores(
+    result: RelaxationResult, goal: System | None, calculator: BaseCalculator | None
+) -> RelaxationScores:
+    """How near the structures end to the reference's, and how small its forces on them are."""
+    from rich.progress import Progress
+
+    from kinetograph.analysis.relaxation import reference_forces, relaxation_scores
+    from kinetograph.cli.output import err
+
+    failed = [of.number for of in result.structures if of.failure is not None]
+    forces = None
+    if calculator is not None:
+        with Progress(console=err, transient=True) as bar:
+            task = bar.add_task("asking the reference", total=len(result.structures))
+            forces = reference_forces(
+                result.system,
+                calculator,
+                skip=failed,
+                progress=lambda done: bar.update(task, completed=done),
+            )
+    return relaxation_scores(result.system, goal, forces, failed=failed)
+
+
+def _score_rows(scores: RelaxationScores) -> list[tuple[str, str]]:
+    rows = []
+    if scores.adwt is not None:
+        distance = "" if scores.mean_distance_A is None else f", {scores.mean_distance_A:.3g} Å on average"
+        rows.append(("ADwT", f"{100.0 * scores.adwt:.2f} % near the targets{distance}"))
+    if scores.afbt is not None and scores.fbt is not None:
+        rows.append(
+            (
+                "AFbT",
+                f"{100.0 * scores.afbt:.2f} % with small forces by the reference, "
+                f"{100.0 * scores.fbt:.2f} % below 0.05 eV/Å",
+            )
+        )
+    return rows
 
 
 def _rows(result: RelaxationResult) -> list[tuple[str, str]]:

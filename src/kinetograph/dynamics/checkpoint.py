@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from kinetograph.atomic_file import write_atomically
-from kinetograph.dynamics.noise import Stream
+from kinetograph.dynamics.noise import Stream, Streams
 from kinetograph.dynamics.rigid import rigid_bonds
 from kinetograph.dynamics.state import Integrator, State
 from kinetograph.dynamics.velocities import inertia_of
@@ -75,57 +76,87 @@ def describe_potential(potential: Potential) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What a run goes on from."""
+class Header:
+    """What a checkpoint says of its run."""
 
-    state: State
     run: RunDescription
+    step: int
+    streams: Streams
+    """Of the structures that are left."""
     failures: list[tuple[int, int, str]]
-    """Replica, step and reason of the structures that are gone."""
+    """Replica, step and reason of the structures of this batch that are gone."""
+    batches: list[int]
+    """How many replicas each batch of the run has."""
+    conservative: bool
+
+    @property
+    def n_begun(self) -> int:
+        """How many structures this batch began with."""
+        return len(self.streams) + len(self.failures)
 
 
-def save_checkpoint(
-    path: Path, state: State, description: RunDescription, *, failures: Sequence[tuple[int, int, str]] = ()
-) -> None:
-    """Write a state, replacing what is there in one atomic step.
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint holds, in the memory of the host: the run goes on while it is written."""
 
-    Args:
-        failures: replica, step and reason of the structures that left the batch.
+    tensors: dict[str, Tensor]
+    header: dict[str, Any]
 
-    Raises:
-        UserError: it cannot be written.
-    """
-    parts: dict[str, System | Prediction | State] = {
-        "system": state.system,
-        "prediction": state.prediction,
-        "state": state,
-    }
-    tensors = {
-        f"{part}.{field.name}": getattr(value, field.name)
-        for part, value in parts.items()
-        for field in fields(value)
-        if isinstance(getattr(value, field.name), Tensor)
-    }
-    for part, variables in (("of_systems", state.of_systems), ("of_atoms", state.of_atoms)):
-        tensors |= {f"{part}.{name}": value for name, value in variables.items()}
-    tensors["neighbors.positions"] = state.neighbors.positions
-    tensors["neighbors.cell"] = state.neighbors.cell
-    header = {
-        "format_version": FORMAT_VERSION,
-        "step": state.step,
-        "conservative": state.prediction.conservative,
-        "failures": list(failures),
-        "streams": [[stream.seed, stream.replica] for stream in state.streams],
-        "run": asdict(description),
-    }
-    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_atomically(path, to_safetensors(copies, metadata={HEADER_KEY: json.dumps(header)}))
+    @staticmethod
+    def of(
+        state: State,
+        description: RunDescription,
+        *,
+        failures: Sequence[tuple[int, int, str]],
+        batches: Sequence[int],
+    ) -> Snapshot:
+        """A state is never changed, so on the host its tensors are kept as they are; others are copied.
+
+        Args:
+            failures: replica, step and reason of the structures that left the batch.
+            batches: how many replicas each batch of the run has.
+        """
+        parts: dict[str, System | Prediction | State] = {
+            "system": state.system,
+            "prediction": state.prediction,
+            "state": state,
+        }
+        tensors = {
+            f"{part}.{field.name}": getattr(value, field.name)
+            for part, value in parts.items()
+            for field in fields(value)
+            if isinstance(getattr(value, field.name), Tensor)
+        }
+        for part, variables in (("of_systems", state.of_systems), ("of_atoms", state.of_atoms)):
+            tensors |= {f"{part}.{name}": value for name, value in variables.items()}
+        tensors["neighbors.positions"] = state.neighbors.positions
+        tensors["neighbors.cell"] = state.neighbors.cell
+        header = {
+            "format_version": FORMAT_VERSION,
+            "step": state.step,
+            "conservative": state.prediction.conservative,
+            "failures": list(failures),
+            "batches": list(batches),
+            "streams": [[stream.seed, stream.replica] for stream in state.streams],
+            "run": asdict(description),
+        }
+        return Snapshot({name: value.detach().cpu() for name, value in tensors.items()}, header)
+
+    def write(self, path: Path) -> None:
+        """Replace what is there in one atomic step.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        # the format holds no two tensors that share memory
+        copies = {
+            name: value.clone(memory_format=torch.contiguous_format) for name, value in self.tensors.items()
+        }
+        write_atomically(path, to_safetensors(copies, metadata={HEADER_KEY: json.dumps(self.header)}))
 
 
-def load_checkpoint(path: Path, request: GraphRequest, device: torch.device | str = "cpu") -> Checkpoint:
-    """What was written.
-
-    The neighbour list is built where it was built in the run, so that it is the same list.
+def read_header(path: Path) -> Header:
+    """What a checkpoint says of its run, without its tensors.
 
     Raises:
         UserError: the file is missing, damaged, or not one of ours.
@@ -136,41 +167,61 @@ def load_checkpoint(path: Path, request: GraphRequest, device: torch.device | st
             where=str(path),
             mend="Start the run anew, without resume.",
         )
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            header = json.loads((file.metadata() or {})[HEADER_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        run = RunDescription(**header["run"])
-        system = System(**_part(tensors, "system"))
-        prediction = Prediction(**_part(tensors, "prediction"), conservative=header["conservative"])
-        reference = System(
-            **{
-                **_part(tensors, "system"),
-                "positions": tensors["neighbors.positions"],
-                "cell": tensors["neighbors.cell"],
-            }
-        )
-        state = State(
-            system=system,
-            prediction=prediction,
-            neighbors=NeighborList.build(
-                reference, request.reach, skin=run.skin_A, bond_rule=request.bond_rule
-            ),
-            inertia=inertia_of(system, remove_com=run.integrator["remove_com"]),
-            rigid=None if system.rigid is None else rigid_bonds(system)[1],
+    with _refused_if_damaged(path), safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {})[HEADER_KEY])
+        streams = tuple(Stream(seed, replica) for seed, replica in header["streams"])
+        failures = [tuple(failure) for failure in header["failures"]]
+        return Header(
+            run=RunDescription(**header["run"]),
             step=header["step"],
-            streams=tuple(Stream(seed, replica) for seed, replica in header["streams"]),
+            streams=streams,
+            failures=failures,
+            batches=header.get("batches", [len(streams) + len(failures)]),
+            conservative=header["conservative"],
+        )
+
+
+def read_state(
+    path: Path, header: Header, request: GraphRequest, device: torch.device | str = "cpu"
+) -> State:
+    """The state that was written.
+
+    The neighbour list is built where it was built in the run, so that it is the same list.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    with _refused_if_damaged(path):
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        system = System(**_part(tensors, "system"))
+        reference = replace(system, positions=tensors["neighbors.positions"], cell=tensors["neighbors.cell"])
+        return State(
+            system=system,
+            prediction=Prediction(**_part(tensors, "prediction"), conservative=header.conservative),
+            neighbors=NeighborList.build(
+                reference, request.reach, skin=header.run.skin_A, bond_rule=request.bond_rule
+            ),
+            inertia=inertia_of(system, remove_com=header.run.integrator["remove_com"]),
+            rigid=rigid_bonds(system)[1] if system.rigid is not None and len(system.rigid) else None,
+            step=header.step,
+            streams=header.streams,
             of_systems=_part(tensors, "of_systems"),
             of_atoms=_part(tensors, "of_atoms"),
             **_part(tensors, "state"),
         )
+
+
+@contextmanager
+def _refused_if_damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"the checkpoint cannot be read: it is damaged or of another kind ({error})",
             where=str(path),
             mend="Start the run anew from the last frame of its trajectory.",
         ) from error
-    return Checkpoint(state, run, [tuple(failure) for failure in header["failures"]])
 
 
 def require_same_run(old: RunDescription, new: RunDescription, where: Path) -> None:

@@ -56,11 +56,11 @@ class TemperatureGuard:
             require_positive("max_temperature_K", self.max_temperature_K)
 
     def prepare(self, state: State, integrator: Integrator) -> State:
-        target = integrator.target_temperature_K
-        meant = max(0.0 if target is None else hottest(target), RUNAWAY_FLOOR_K)
         if "temperature_limit_K" in state.of_systems:
             return state
-        return state.keeping(temperature_limit_K=self.factor * state.temperature.clamp(min=meant))
+        target = integrator.target_temperature_K
+        meant = hottest(0.0 if target is None else target, state.system).clamp(min=RUNAWAY_FLOOR_K)
+        return state.keeping(temperature_limit_K=self.factor * torch.maximum(state.temperature, meant))
 
     def check(self, state: State, integrator: Integrator) -> dict[int, str]:
         limits = state.of_systems["temperature_limit_K"]

@@ -18,7 +18,8 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from torch import Tensor
 
-from kinetograph.dynamics.checkpoint import RunDescription, save_checkpoint
+from kinetograph.dynamics.checkpoint import RunDescription
+from kinetograph.dynamics.files import Outputs, failed_path
 from kinetograph.dynamics.guards import Guard
 from kinetograph.dynamics.noise import Streams
 from kinetograph.dynamics.replicas import integrator_of, keep_replicas
@@ -26,7 +27,6 @@ from kinetograph.dynamics.reporters import Reporter
 from kinetograph.dynamics.state import Integrator, State
 from kinetograph.errors import RunFailed, UserError
 from kinetograph.potential import Potential
-from kinetograph.trajectory import TrajectoryWriter
 
 SECONDS_PER_CHECKPOINT = 30.0
 N_LAST_GOOD_FRAMES = 5
@@ -44,7 +44,7 @@ class Failure:
     """A structure that a guard stopped."""
 
     replica: int
-    """Its place in the batch that the run began with."""
+    """Its place among all that the run began with."""
     step: int
     """The step that was not taken any more."""
     reason: str
@@ -81,21 +81,8 @@ class Averages:
 
 
 @dataclass
-class Outputs:
-    """Files of a run."""
-
-    checkpoint: Path
-    writers: dict[int, TrajectoryWriter]
-    """By replica."""
-
-    def flush(self) -> None:
-        for writer in self.writers.values():
-            writer.flush()
-
-
-@dataclass
 class Loop:
-    """One call of ``simulate``."""
+    """The run of one batch."""
 
     potential: Potential
     integrator: Integrator
@@ -106,46 +93,52 @@ class Loop:
     n_steps: int
     checkpoint_every: int | None
     n_replicas: int
+    """Of all batches."""
     failures: list[Failure] = field(default_factory=list)
-    """Those before a restart included."""
+    """Of this batch, those before a restart included."""
     announce: Callable[[str], None] | None = None
     """Tells a person at once what happened."""
     wall_s: float = 0.0
     _last_checkpoint: float = field(default_factory=time.monotonic)
     _last_good: deque[State] = field(default_factory=lambda: deque(maxlen=N_LAST_GOOD_FRAMES))
 
-    def run(self, state: State, reporters: Sequence[Reporter], *, resumed: bool) -> tuple[State, Averages]:
-        """From a state to the last step; what is left of the batch, and averages by replica.
+    def run(self, state: State, reporters: Sequence[Reporter], averages: Averages, *, resumed: bool) -> State:
+        """From a state to the last step; what is left of the batch.
 
         Raises:
             SimulationFailed: no structure is left.
             KeyboardInterrupt, SystemExit: a signal stopped the run after a whole step.
         """
-        averages = Averages(self.n_replicas)
         whole_integrator = self.integrator
         self.integrator = integrator_of(whole_integrator, _replicas(state))
-        if not resumed:
-            for reporter in reporters:
-                reporter.report(state)
-            self._checkpoint(state)
-        started = time.perf_counter()
-        with _stop_requests() as stop:
-            while state.step < self.n_steps and stop.signal is None:
-                self._last_good.append(state)
-                state = self._guarded_step(state, whole_integrator)
-                averages.add(state)
+        try:
+            if not resumed:
                 for reporter in reporters:
-                    if state.step % reporter.every == 0:
-                        reporter.report(state)
-                if self._checkpoint_is_due(state):
-                    self._checkpoint(state)
-            self.wall_s = time.perf_counter() - started
-            self._checkpoint(state)
+                    reporter.report(state)
+                self._checkpoint(state)
+            with _stop_requests() as stop:
+                started = time.perf_counter()
+                while state.step < self.n_steps and stop.signal is None:
+                    self._last_good.append(state)
+                    state = self._guarded_step(state, whole_integrator)
+                    averages.add(state)
+                    for reporter in reporters:
+                        if state.step % reporter.every == 0:
+                            reporter.report(state)
+                    self._save_when_due(state)
+                    self.wall_s = time.perf_counter() - started
+                self._checkpoint(state)
+                if self.outputs is not None:
+                    self.outputs.finish()
+        except BaseException:
+            if self.outputs is not None:
+                self.outputs.abandon()
+            raise
         if stop.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         if stop.signal is not None:
             raise KeyboardInterrupt
-        return state, averages
+        return state
 
     def _guarded_step(self, state: State, whole_integrator: Integrator) -> State:
         """One step of all that are well; those that are not leave, and the others make it without them."""
@@ -195,29 +188,27 @@ class Loop:
         if self.outputs is not None:
             writer = self.outputs.writers[replica]
             writer.flush()
-            path = beside(writer.path, ".failed.extxyz")
+            path = failed_path(writer.path)
             _write_frames(path, self._last_good, replica, self.integrator.timestep_fs)
         self.failures.append(Failure(replica, state.step + 1, reason, path))
         if self.announce is not None and self.n_replicas > 1:
             self.announce(self.failures[-1].sentence(self.n_replicas))
 
-    def _checkpoint_is_due(self, state: State) -> bool:
+    def _save_when_due(self, state: State) -> None:
+        """A checkpoint where it is time for one; an error of the one before as soon as it is known."""
+        if self.outputs is not None:
+            self.outputs.look()
+        due = time.monotonic() - self._last_checkpoint > SECONDS_PER_CHECKPOINT
         if self.checkpoint_every is not None:
-            return state.step % self.checkpoint_every == 0
-        return time.monotonic() - self._last_checkpoint > SECONDS_PER_CHECKPOINT
+            due = state.step % self.checkpoint_every == 0
+        if due:
+            self._checkpoint(state)
 
     def _checkpoint(self, state: State) -> None:
-        """The trajectories first: they must hold every frame up to the checkpoint."""
         if self.outputs is not None:
-            self.outputs.flush()
             failures = [(f.replica, f.step, f.reason) for f in self.failures]
-            save_checkpoint(self.outputs.checkpoint, state, self.description, failures=failures)
+            self.outputs.save(state, self.description, failures)
         self._last_checkpoint = time.monotonic()
-
-
-def beside(path: Path, ending: str) -> Path:
-    """The companion of a trajectory; only ``.h5`` gives way, so that ``a.100K`` and ``a.200K`` share none."""
-    return path.with_name((path.stem if path.suffix == ".h5" else path.name) + ending)
 
 
 def close_all(reporters: Sequence[Reporter]) -> None:

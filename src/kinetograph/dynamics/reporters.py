@@ -147,14 +147,25 @@ class StatusReporter:
         )
         self._integrator = integrator
         self._n_steps = n_steps
+        self.begin_batch(n_replicas=1)
+
+    def begin_batch(self, *, n_replicas: int, name: str = "", later_atom_steps: int = 0) -> None:
+        """Say what the next states are of.
+
+        Args:
+            n_replicas: with how many the batch began.
+            name: such as "batch 2 of 3".
+            later_atom_steps: steps times atoms of the batches that follow.
+        """
+        self._n_replicas = n_replicas
+        self._name = name
+        self._later_atom_steps = later_atom_steps
         self._first: tuple[int, float] | None = None
-        self._n_replicas = 1
 
     def report(self, state: State) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = (state.step, now)
-            self._n_replicas = 1 + max(stream.replica for stream in state.streams)
         if self._line.is_due(always=state.step >= self._n_steps):
             self._show(state, now)
 
@@ -168,7 +179,8 @@ class StatusReporter:
     def _show(self, state: State, now: float) -> None:
         assert self._first is not None
         kelvin = float(state.temperature.mean())
-        line = f"step {state.step}/{self._n_steps}"
+        line = f"{self._name}  " if self._name else ""
+        line += f"step {state.step}/{self._n_steps}"
         if self._n_replicas > 1:
             line += f"  {len(state.streams)} of {self._n_replicas} replicas"
         line += f"  {state.step * self._integrator.timestep_fs / units.PS_IN_FS:.3f} ps  {kelvin:.1f} K"
@@ -179,7 +191,8 @@ class StatusReporter:
             rate = n_done / elapsed
             total = rate * len(state.streams)
             line += f"  {ns_per_day(total, self._integrator.timestep_fs):.3g} ns/day"
-            line += "  " + time_left((self._n_steps - state.step) / rate)
+            later = self._later_atom_steps / state.system.n_atoms
+            line += "  " + time_left((self._n_steps - state.step + later) / rate)
         self._line.show(line, state.step, self._n_steps)
 
 

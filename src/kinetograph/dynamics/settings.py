@@ -72,13 +72,6 @@ def thermal_energy(temperature_K: Temperature, system: System, time_fs: float) -
     return units.BOLTZMANN_EV_PER_K * for_each("temperature_K", now, system)
 
 
-def hottest(temperature_K: Temperature) -> float:
-    """The highest temperature (K) that a run is meant to have."""
-    if isinstance(temperature_K, Ramp):
-        return max(temperature_K.temperatures_K)
-    return float(temperature_K) if isinstance(temperature_K, int | float) else float(max(temperature_K))
-
-
 def for_each(name: str, values: float | Sequence[float], system: System) -> Tensor:
     """(n_systems,) of a setting that is one number or one for each structure.
 
@@ -93,6 +86,12 @@ def for_each(name: str, values: float | Sequence[float], system: System) -> Tens
             mend="Give one, or one for each structure.",
         )
     return each.expand(system.n_systems)
+
+
+def hottest(temperature_K: Temperature, system: System) -> Tensor:
+    """(n_systems,) K: the highest temperature that each structure is meant to have."""
+    ends = max(temperature_K.temperatures_K) if isinstance(temperature_K, Ramp) else temperature_K
+    return for_each("temperature_K", ends, system)
 
 
 def require_positive(name: str, value: float | Sequence[float]) -> None:

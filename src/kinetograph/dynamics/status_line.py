@@ -37,8 +37,6 @@ class StatusLine:
             auto_refresh=False,
         )
         self._task = self._progress.add_task("", total=total)
-        if self._live:
-            self._progress.start()
 
     def is_due(self, *, always: bool = False) -> bool:
         """Whether it is time for a new text."""
@@ -50,6 +48,7 @@ class StatusLine:
 
     def show(self, text: str, done: int, total: int) -> None:
         if self._live:
+            self._progress.start()
             self._progress.update(self._task, completed=done, total=total, description=text)
             self._progress.refresh()
         else:

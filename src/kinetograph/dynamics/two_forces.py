@@ -8,9 +8,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from kinetograph.dynamics.settings import require_whole
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.segments import sum_of_blocks
-from kinetograph.potential import LearnedPotential, Potential, Prediction, SumPotential
+from kinetograph.potential import Potential, Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
 
 

@@ -15,12 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad, silu
 
 from kinetograph.kernels.native import Library, Workspace
-from kinetograph.kernels.spline import SplineTable, spline_table
-
-SHORTEST_A = 0.3
-"""Å: filters are tabulated from here on. No two nuclei come so close; where they do the plain form runs."""
-TOLERANCE, SLOPE_TOLERANCE = 1e-6, 2e-6
-"""Largest error of what is tabulated and of its derivative, relative to the largest value."""
+from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, SplineTable, spline_table
 
 Linear = tuple[Tensor, Tensor]
 """Weight (n_out, n_in) and bias (n_out,)."""

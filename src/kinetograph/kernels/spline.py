@@ -13,6 +13,10 @@ from torch import Tensor
 Function = Callable[[Tensor], Tensor]
 """(n,) distances → (n, n_functions), differentiable."""
 
+SHORTEST_A = 0.3
+"""Å: where tables of distances begin. No two nuclei come so close; where they do the plain form runs."""
+TOLERANCE, SLOPE_TOLERANCE = 1e-6, 2e-6
+"""Largest error of what is tabulated and of its derivative, relative to the largest value."""
 SMALLEST, LARGEST = 64, 2048
 """Numbers of intervals that are tried, in powers of two."""
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from kinetograph.errors import UserError, nearest
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import (
     dcf,
     dimenet,
@@ -22,7 +23,6 @@ from kinetograph.models import (
     schnet,
 )
 from kinetograph.nn.model import Model, Preset, require_offer
-from kinetograph.potential import LearnedPotential
 
 ARCHITECTURES: dict[str, type[Model]] = {
     "painn": painn.PaiNN,

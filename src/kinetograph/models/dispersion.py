@@ -161,14 +161,14 @@ class _Dispersion(Potential):
                 virial = 0.5 * (result["virial"] + result["virial"].T)
                 stresses[index] = virial * HARTREE_IN_EV / volume
 
-        def tensor(values: Array) -> torch.Tensor:
-            return torch.as_tensor(values, dtype=system.dtype, device=system.device)
+        def tensor(values: Array, dtype: torch.dtype) -> torch.Tensor:
+            return torch.as_tensor(values, dtype=dtype, device=system.device)
 
         return Prediction(
-            forces=tensor(forces),
+            forces=tensor(forces, system.dtype),
             conservative=True,
-            energy=tensor(energies),
-            stress=tensor(stresses) if bool(pbc.all(axis=1).any()) else None,
+            energy=tensor(energies, torch.float64),
+            stress=tensor(stresses, system.dtype) if bool(pbc.all(axis=1).any()) else None,
         )
 
 

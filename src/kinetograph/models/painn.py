@@ -51,7 +51,8 @@ from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
-from kinetograph.kernels.painn import SHORTEST_A, FusedPaiNN, LayerWeights, Linear, Weights
+from kinetograph.kernels.painn import FusedPaiNN, LayerWeights, Linear, Weights
+from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EnergyHead
 from kinetograph.nn.mlp import mlp

@@ -32,13 +32,18 @@ both ends and the Gaussians of the distance. This is the form that the gradient 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.kernels import Library, library
+from kinetograph.kernels.continuous_filter import ContinuousFilters
+from kinetograph.kernels.spline import SHORTEST_A, Function
 from kinetograph.nn.activations import ShiftedSoftplus
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, EnergyHead
@@ -47,6 +52,8 @@ from kinetograph.nn.model import (
     GRADIENT,
     Forces,
     Head,
+    Inference,
+    InferenceForm,
     Model,
     Offer,
     Outputs,
@@ -113,12 +120,15 @@ class Interaction(nn.Module):
         self.after = mlp([n_filters, width, width], ShiftedSoftplus)
 
     def forward(self, nodes: Tensor, radial: Tensor, envelope: Tensor | None, graph: Graph) -> Tensor:
-        weight = self.filter(radial)
-        if envelope is not None:
-            weight = weight * envelope.unsqueeze(1)
+        weight = self.weights(radial, envelope)
         sent = self.to_filters(nodes).index_select(0, graph.neighbor)
         change: Tensor = self.after(sum_to(graph.center, sent * weight, graph.n_atoms))
         return change
+
+    def weights(self, radial: Tensor, envelope: Tensor | None) -> Tensor:
+        """W(d), (n_edges, n_filters)."""
+        weight: Tensor = self.filter(radial)
+        return weight if envelope is None else weight * envelope.unsqueeze(1)
 
 
 class SchNet(Model):
@@ -192,16 +202,60 @@ class SchNet(Model):
 
     def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         nodes = self.embedding(graph.atomic_numbers)
-        radial = self.basis(graph.distances)
-        envelope = None
-        if self.cutoff_function == "cosine":
-            envelope = cosine_cutoff(graph.distances, self.request.cutoff)
+        radial, envelope = self._of_distances(graph.distances)
         for interaction in self.interactions:
             nodes = nodes + interaction(nodes, radial, envelope, graph)
         return Outputs(
             energies=self.energy_head(nodes) if "conservative" in heads else None,
             forces=self.force_head(nodes, radial, graph, envelope) if "direct" in heads else None,
         )
+
+    def _of_distances(self, distances: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Radial functions (n, n_radial) and the cutoff function (n,), if there is one."""
+        if self.cutoff_function == "none":
+            return self.basis(distances), None
+        return self.basis(distances), cosine_cutoff(distances, self.request.cutoff)
+
+    def inference_form(self) -> InferenceForm | None:
+        native = library()
+        return None if native is None else _Inference(self, native)
+
+
+class _Inference:
+    """The network with tabulated filters and its convolutions in compiled passes."""
+
+    def __init__(self, model: SchNet, native: Library) -> None:
+        self.model = model
+        self.interactions = [layer for layer in model.interactions if isinstance(layer, Interaction)]
+
+        def filter_of(interaction: Interaction) -> Function:
+            exact = copy.deepcopy(interaction).double()
+            return lambda distances: exact.weights(*model._of_distances(distances))
+
+        functions = [filter_of(interaction) for interaction in self.interactions]
+        self.filters = ContinuousFilters(native, functions, model.request.cutoff)
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
+        if bool((graph.distances < SHORTEST_A).any()):
+            return None
+        model = self.model
+        edges = self.filters.edges(graph.center, graph.neighbor, graph.edge_vectors, graph.n_atoms)
+        conservative = "conservative" in heads
+        with torch.set_grad_enabled(conservative):
+            distances = graph.distances.detach().requires_grad_(conservative)
+            nodes: Tensor = model.embedding(graph.atomic_numbers).detach()
+            for index, interaction in enumerate(self.interactions):
+                sent = interaction.to_filters(nodes)
+                nodes = nodes + interaction.after(edges.convolve(index, sent, distances))
+            forces = energies = slopes = None
+            if "direct" in heads:
+                radial, envelope = model._of_distances(graph.distances)
+                forces = model.force_head(nodes, radial, graph, envelope).detach()
+            if conservative:
+                energies = model.energy_head(nodes)
+                (by_distance,) = torch.autograd.grad(energies.sum(), distances)
+                energies, slopes = energies.detach(), by_distance.unsqueeze(1) * graph.unit_vectors
+        return Inference(forces, energies, slopes)
 
 
 def _start(module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import spherical_jn
 from torch import Tensor, nn
@@ -19,6 +21,11 @@ N_SERIES_TERMS = 22
 
 def spherical_bessel_roots(n_l: int, n_roots: int) -> Tensor:
     """(n_l, n_roots) float64: the first positive roots of j_l for l = 0 … n_l − 1."""
+    return torch.tensor(_spherical_bessel_roots(n_l, n_roots))
+
+
+@functools.cache
+def _spherical_bessel_roots(n_l: int, n_roots: int) -> NDArray[np.float64]:
     # The roots of j_l lie between those of j_(l−1), which start as n π.
     roots = [math.pi * np.arange(1, n_roots + n_l)]
     for l in range(1, n_l):
@@ -27,7 +34,7 @@ def spherical_bessel_roots(n_l: int, n_roots: int) -> Tensor:
             return float(spherical_jn(l, x))
 
         roots.append(np.array([brentq(function, a, b, xtol=1e-14) for a, b in pairwise(roots[-1])]))
-    return torch.as_tensor(np.stack([row[:n_roots] for row in roots]))
+    return np.stack([row[:n_roots] for row in roots])
 
 
 def _bessel_values(x: Tensor, lowest: int) -> Tensor:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetograph.errors import UserError
-from kinetograph.report import figures
-from kinetograph.report.figures import Figure
+from kinetograph.report.figure import Figure, color
 from kinetograph.report.numbers import QUANTITIES, TILES, is_number, numbers_of, quantity_text
 from kinetograph.report.record import RunRecord
 
@@ -68,14 +67,26 @@ class Page:
         kind = "wide" if len(present) == 1 else "third" if third else ""
         self.add('<div class="grid">')
         for figure in present:
-            name = f"plot-{len(self.figures)}"
-            self.figures[name] = figure.to_json()
-            self.add(
-                f'<figure class="card {kind}"><h3>{escape(figure.title)}</h3>'
-                f"<figcaption>{escape(figure.caption)}</figcaption>"
-                f'<div class="plot" id="{name}" style="min-height:{figure.height}px"></div></figure>'
-            )
+            self._add_figure(figure, kind)
         self.add("</div>")
+
+    def add_beside(self, html: str, figure: Figure | None) -> None:
+        """A few lines or a narrow table, and one square figure at their side."""
+        if figure is None:
+            self.add(html)
+            return
+        self.add(f'<div class="grid beside"><div>{html}</div>')
+        self._add_figure(figure)
+        self.add("</div>")
+
+    def _add_figure(self, figure: Figure, kind: str = "") -> None:
+        name = f"plot-{len(self.figures)}"
+        self.figures[name] = figure.to_json()
+        self.add(
+            f'<figure class="card {kind}"><h3>{escape(figure.title)}</h3>'
+            f"<figcaption>{escape(figure.caption)}</figcaption>"
+            f'<div class="plot" id="{name}" style="min-height:{figure.height}px"></div></figure>'
+        )
 
     def add_notes(self, sentences: Sequence[str]) -> None:
         if sentences:
@@ -162,7 +173,7 @@ class Page:
 
 
 def swatch(index: int | None) -> str:
-    name = "$reference" if index is None else figures.color(index)
+    name = "$reference" if index is None else color(index)
     return f'<span class="swatch" data-color="{name}"></span>'
 
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from kinetograph.report.figures import errors_of
 from kinetograph.report.record import RunRecord
 
 Json = dict[str, Any]
@@ -33,6 +32,9 @@ QUANTITIES = {
     "cosine_p05": Quantity("5th percentile of cosine", "", 1.0, 5),
     "cosine_share_above_0.96": Quantity("Cosine above 0.96", "%", 100.0, 4, note="share of atoms"),
     "cosine_share_above_0.995": Quantity("Cosine above 0.995", "%", 100.0, 4, note="share of atoms"),
+    "energy_mae_eV_per_atom": Quantity("Energy MAE", "meV/atom", 1000.0, 3),
+    "energy_rmse_eV_per_atom": Quantity("Energy RMSE", "meV/atom", 1000.0, 3),
+    "stress_mae_eV_per_A3": Quantity("Stress MAE", "meV/Å³", 1000.0, 3, note="per component"),
     "rdf_mae": Quantity("Mean |Δg(r)|", "", 1.0, 2, note="against the reference"),
     "temperature_K": Quantity("Temperature", "K", 1.0, 4, "temperature_error_K", "± standard error"),
     "reference_temperature_K": Quantity(
@@ -51,6 +53,7 @@ TILES = (
     "relative_error",
     "cosine_mean",
     "cosine_share_above_0.995",
+    "energy_mae_eV_per_atom",
     "rdf_mae",
     "temperature_K",
     "ns_per_day",
@@ -60,7 +63,7 @@ TILES = (
 def numbers_of(run: RunRecord) -> Json:
     """Evaluation, analysis and summary in one; the summary has the last word."""
     numbers: Json = {}
-    for source in (errors_of(run), (run.analysis or {}).get("summary"), run.summary):
+    for source in (run.errors, (run.analysis or {}).get("summary"), run.summary):
         numbers |= {key: value for key, value in (source or {}).items() if key not in ("per_element",)}
     return numbers
 

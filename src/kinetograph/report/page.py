@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from kinetograph.errors import UserError
-from kinetograph.report import figures
-from kinetograph.report.figures import errors_of
+from kinetograph.report import error_figures, training_figures, trajectory_figures
 from kinetograph.report.html import Page, facts_table, swatch, table
 from kinetograph.report.numbers import (
     QUANTITIES,
@@ -45,6 +44,7 @@ def write_report(
     page.add_tiles(named) if len(named) == 1 else page.add_comparison(named)
     page.section("Trajectory", "trajectory", lambda: _trajectory(page, named))
     page.section("Forces", "forces", lambda: _forces(page, named))
+    page.section("Uncertainty", "uncertainty", lambda: _uncertainty(page, named))
     page.section("Energies", "energies", lambda: _energies(page, named))
     page.section("Stresses", "stresses", lambda: _stresses(page, named))
     page.section("Structure", "structure", lambda: _structure(page, named))
@@ -75,13 +75,14 @@ def write_evaluation_page(
     """
     run = RunRecord(name="model", folder=Path(path).parent, evaluation=evaluation)
     page = Page(title)
-    errors = errors_of(run) or {}
+    errors = run.errors or {}
     if "n_atoms" in errors:
         page.lede = (
             f"{errors['n_atoms']:,} atoms compared, {', '.join(errors.get('per_element', {}))}".rstrip(", ")
         )
     page.add_tiles([run])
     page.section("Forces", "forces", lambda: _forces(page, [run]))
+    page.section("Uncertainty", "uncertainty", lambda: _uncertainty(page, [run]))
     page.section("Energies", "energies", lambda: _energies(page, [run]))
     page.section("Stresses", "stresses", lambda: _stresses(page, [run]))
     facts = {key: evaluation[key] for key in EVALUATION_FACTS if evaluation.get(key) is not None}
@@ -116,7 +117,7 @@ def _trajectory(page: Page, runs: list[RunRecord]) -> None:
 
 
 def _forces(page: Page, runs: list[RunRecord]) -> None:
-    tables = [(i, run, errors) for i, run in enumerate(runs) if (errors := errors_of(run)) is not None]
+    tables = [(i, run, errors) for i, run in enumerate(runs) if (errors := run.errors) is not None]
     if not tables:
         return
     first = tables[0][2]
@@ -149,7 +150,7 @@ def _forces(page: Page, runs: list[RunRecord]) -> None:
                 for element, numbers in elements.items()
             ]
     page.add(table(head, rows))
-    page.add_figures([figures.parity(runs), figures.cosines(runs)])
+    page.add_figures([error_figures.parity(runs), error_figures.cosines(runs)])
 
 
 def _error_cells(errors: Json) -> list[str]:
@@ -160,13 +161,52 @@ def _error_cells(errors: Json) -> list[str]:
     return cells + [quantity_text(key, errors) for key in keys]
 
 
+def _uncertainty(page: Page, runs: list[RunRecord]) -> None:
+    known = [
+        (i, run, run.errors) for i, run in enumerate(runs) if run.errors and "force_std_bins" in run.errors
+    ]
+    if not known:
+        return
+    page.add(
+        '<p class="intro">How far the members of the ensemble are apart on each atom, against how far their '
+        "mean is off. A rank correlation of 1 orders the atoms by their errors, 0 says nothing.</p>"
+    )
+    text = "".join(
+        (f"<h3>{swatch(i)}{escape(run.name)}</h3>" if len(runs) > 1 else "")
+        + f"<p>{_spread_words(errors)}</p>"
+        for i, run, errors in known
+    )
+    page.add_beside(text, error_figures.spread(runs))
+
+
+def _spread_words(errors: Json) -> str:
+    if not any(errors["force_std_bins"]["force_std_eV_per_A"]):
+        return "The members do not differ."
+    said = []
+    correlation, ratio = errors.get("force_std_spearman"), errors.get("force_std_calibration")
+    if is_number(correlation):
+        shown = f"{correlation:.2f}".replace("-", "−")
+        said.append(f"The rank correlation of the two (Spearman) is <b>{shown}</b>.")
+    if is_number(ratio):
+        said.append(f"The error is <b>{significant(ratio, 2)}</b> times the spread, by root mean squares.")
+    members = errors.get("members_force_mae_eV_per_A")
+    if members:
+        mean = significant(1000.0 * sum(members) / len(members), 3)
+        own = quantity_text("force_mae_eV_per_A", errors)
+        said.append(
+            f"The force MAE of the {len(members)} members is {mean} meV/Å on average, "
+            f"that of their mean {own} meV/Å."
+        )
+    return " ".join(said)
+
+
 def _energies(page: Page, runs: list[RunRecord]) -> None:
     rows = _rows_of_structures(runs, "n_energies", "energy_mae_eV_per_atom", "energy_rmse_eV_per_atom")
     if not rows:
         return
     page.add('<p class="intro">Predicted energies against the reference, per atom.</p>')
-    page.add(table(["", "Structures", "MAE<small>meV/atom</small>", "RMSE<small>meV/atom</small>"], rows))
-    page.add_figures([figures.energy_parity(runs)])
+    head = ["", "Structures", "MAE<small>meV/atom</small>", "RMSE<small>meV/atom</small>"]
+    page.add_beside(table(head, rows), error_figures.energy_parity(runs))
 
 
 def _stresses(page: Page, runs: list[RunRecord]) -> None:
@@ -184,7 +224,7 @@ def _rows_of_structures(runs: list[RunRecord], count: str, *keys: str) -> list[l
     """For each run that has them, how many structures were compared and the errors in thousandths."""
     rows = []
     for i, run in enumerate(runs):
-        errors = errors_of(run) or {}
+        errors = run.errors or {}
         if count not in errors:
             continue
         name = f"{swatch(i)}{escape(run.name)}" if len(runs) > 1 else "All structures"
@@ -207,8 +247,13 @@ def _structure(page: Page, runs: list[RunRecord]) -> None:
     for i, run in enumerate(runs):
         analysis = run.analysis or {}
         for comparison in analysis.get("rdf_comparisons") or []:
-            own = figures.find_rdf(analysis.get("run"), comparison["pair"], comparison["kind"]) or {}
-            other = figures.find_rdf(analysis.get("reference"), comparison["pair"], comparison["kind"]) or {}
+            own = (
+                trajectory_figures.find_rdf(analysis.get("run"), comparison["pair"], comparison["kind"]) or {}
+            )
+            other = (
+                trajectory_figures.find_rdf(analysis.get("reference"), comparison["pair"], comparison["kind"])
+                or {}
+            )
             rows.append(
                 ([f"{swatch(i)}{escape(run.name)}"] if len(runs) > 1 else [])
                 + [f"{escape(comparison['pair'])} <small>{escape(comparison['kind'])}</small>"]
@@ -228,7 +273,7 @@ def _structure(page: Page, runs: list[RunRecord]) -> None:
         head += ["Difference<small>%</small>"]
         page.add(table(head, rows))
     headline = [key for key in keys if key[1] == "intermolecular"] or keys
-    page.add_figures([figures.radial(runs, *key) for key in headline], third=len(headline) >= 3)
+    page.add_figures([trajectory_figures.radial(runs, *key) for key in headline], third=len(headline) >= 3)
     # where no molecule holds such a pair, the two kinds are one curve
     curves = {(rdf["pair"], rdf["kind"]): rdf["g"] for rdf in found}
     others = [
@@ -236,7 +281,7 @@ def _structure(page: Page, runs: list[RunRecord]) -> None:
     ]
     if others:
         page.add('<h3 style="margin:26px 0 12px">All pairs, those inside a molecule included</h3>')
-        page.add_figures([figures.radial(runs, *key) for key in others], third=len(headline) >= 3)
+        page.add_figures([trajectory_figures.radial(runs, *key) for key in others], third=len(headline) >= 3)
 
 
 def _peak_cells(own: Json, other: Json, key: str, difference: float | None) -> list[str]:
@@ -271,9 +316,12 @@ def _dynamics(page: Page, runs: list[RunRecord]) -> None:
                     significant(sum(measured.get("durations_ps") or [0.0]), 3),
                 ]
             )
-    plots = [figures.temperature(runs), figures.cold_start(runs) or figures.kinetic_energy(runs)]
+    plots = [
+        trajectory_figures.temperature(runs),
+        trajectory_figures.cold_start(runs) or trajectory_figures.kinetic_energy(runs),
+    ]
     elements = [h["element"] for run in runs for h in (run.analysis or {}).get("force_magnitudes") or []]
-    forces = [figures.force_magnitudes(runs, element) for element in dict.fromkeys(elements)]
+    forces = [trajectory_figures.force_magnitudes(runs, element) for element in dict.fromkeys(elements)]
     if not rows and not any(plots) and not forces:
         return
     if rows:
@@ -299,7 +347,7 @@ def _dynamics(page: Page, runs: list[RunRecord]) -> None:
 
 
 def _training(page: Page, runs: list[RunRecord]) -> None:
-    page.add_figures(list(figures.training(runs)))
+    page.add_figures(list(training_figures.training(runs)))
 
 
 def _provenance(page: Page, runs: list[RunRecord]) -> None:
@@ -316,7 +364,7 @@ def _provenance(page: Page, runs: list[RunRecord]) -> None:
             )
             facts["analysed"] = f"{analysis['n_atoms']:,} atoms of {formula(analysis['formula'])}{box}"
         summary = run.summary or {}
-        shown = set(QUANTITIES) | set(errors_of(run) or {}) | set((run.analysis or {}).get("summary") or {})
+        shown = set(QUANTITIES) | set(run.errors or {}) | set((run.analysis or {}).get("summary") or {})
         facts |= {key: value for key, value in summary.items() if key not in shown}
         page.add(facts_table(facts))
         if run.trajectory_metadata:

@@ -41,6 +41,14 @@ class RunRecord:
     missing: list[str] = field(default_factory=list)
     """One sentence for each thing that the page leaves out."""
 
+    @property
+    def errors(self) -> dict[str, Any] | None:
+        """Those of the evaluation, on their own or under ``errors``."""
+        if self.evaluation is None:
+            return None
+        inner = self.evaluation.get("errors")
+        return inner if isinstance(inner, dict) else self.evaluation
+
 
 def read_run(folder: Path | str, *, name: str | None = None) -> RunRecord:
     """Read what is there of ``config.yaml``, ``metrics.csv``, ``evaluation.json``, ``analysis.json``,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kinetograph.graph import build_graph, neighbors_for
-from kinetograph.potential import LearnedPotential, Potential
+from kinetograph.learned_potential import LearnedPotential
+from kinetograph.potential import Potential
 from kinetograph.system import System
 from kinetograph.testing.cutoffs import signature
 from kinetograph.testing.predictions import (

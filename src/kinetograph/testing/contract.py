@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 
 from kinetograph.errors import UserError
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.nn.model import GRADIENT, PROPERTIES
-from kinetograph.potential import LearnedPotential, Potential
+from kinetograph.potential import Potential
 from kinetograph.system import System
 from kinetograph.testing.computing import (
     broken_gradients,

@@ -13,8 +13,9 @@ from ase.data import atomic_masses
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.nn.elements import ElementEmbedding, ElementSlots
-from kinetograph.potential import LearnedPotential, Potential
+from kinetograph.potential import Potential
 from kinetograph.system import System, batch
 
 SPACING_A = 1.5

@@ -22,7 +22,9 @@ from kinetograph.atomic_file import write_atomically
 from kinetograph.data.dataset import ForceDataset
 from kinetograph.errors import RunFailed, UserError
 from kinetograph.evaluation import errors_on
-from kinetograph.potential import LearnedPotential, Potential, SumPotential
+from kinetograph.learned_potential import LearnedPotential
+from kinetograph.potential import Potential
+from kinetograph.sum_potential import SumPotential
 from kinetograph.training.module import ForceTraining
 
 MONITOR = "valid_force_mae_eV_per_A"
@@ -48,7 +50,7 @@ class RunFolder(Callback):
 
     After each validation: ``last.ckpt``, a row of ``metrics.csv``, and ``best.kg`` if it is the best.
     Each file is replaced in one atomic step, so that a run killed at any moment leaves files that
-    open. An interrupt (Ctrl-C) stops after a whole step, with a checkpoint there.
+    open. SIGINT (Ctrl-C) and SIGTERM stop after a whole step, with a checkpoint there.
 
     Args:
         valid: frames to validate on; the averaged weights are what is validated and kept.
@@ -78,7 +80,7 @@ class RunFolder(Callback):
         self.best_step = 0
         self.wall_before = 0.0
         self.rows: list[Row] = []
-        self.interrupted = False
+        self.stop_signal: int | None = None
         self._started = 0.0
         self._losses: list[float] = []
         self._old_handlers: dict[int, Any] = {}
@@ -110,11 +112,13 @@ class RunFolder(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._started = time.monotonic()
+        if trainer.received_sigterm:  # before the first step, when the signal went to Lightning
+            raise SystemExit(128 + signal.SIGTERM)
         if self._patience_is_used_up:  # a run that stopped early stays stopped
             trainer.should_stop = True
 
         def stop(number: int, frame: object) -> None:
-            self.interrupted = True
+            self.stop_signal = number
             trainer.should_stop = True
 
         try:  # also what Lightning does on SIGTERM: it would end the program as if all were well
@@ -150,7 +154,7 @@ class RunFolder(Callback):
         step = trainer.global_step
         if step % pl_module.config.validate_every and step < pl_module.config.max_steps:
             # Between two validations: an interrupt, or a resumed run that closes the stretch it stopped in.
-            if self.interrupted:
+            if self.stop_signal is not None:
                 self._write_checkpoint(trainer)
             return
         if self.rows and self.rows[-1]["step"] == step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from kinetograph.atomic_file import write_atomically, write_json
 from kinetograph.data.dataset import ForceDataset, StepSampler, collate, less
 from kinetograph.data.frames import LabelledFrames, read_frames, require_disjoint
 from kinetograph.errors import UserError
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
-from kinetograph.potential import LearnedPotential, SumPotential
+from kinetograph.sum_potential import SumPotential
 from kinetograph.training.callbacks import ProgressBar, RunFolder
 from kinetograph.training.distillation import Teacher, structures_of
 from kinetograph.training.ensemble import gather, member_folder, member_settings
@@ -226,7 +228,7 @@ class _Training:
         """Train to the end, and leave the files of a run.
 
         Raises:
-            KeyboardInterrupt: it was interrupted, and can be resumed.
+            KeyboardInterrupt, SystemExit: a signal stopped it after a whole step, and it can be resumed.
         """
         options, outputs, checkpoint = self.config.training, self.outputs, self.folder / "last.ckpt"
         prepare_folder(self.folder, resume=resume, keep=self.frames.files)
@@ -268,7 +270,9 @@ class _Training:
             ckpt_path=checkpoint if resume else None,
             weights_only=True,
         )
-        if outputs.interrupted:
+        if outputs.stop_signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        if outputs.stop_signal is not None:
             raise KeyboardInterrupt
         return TrainResult(
             model=self.folder / "best.kg",

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from kinetograph.data.dataset import Sample, collate
 from kinetograph.graph import build_graph
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.batch_norm import estimate_statistics, has_batch_norm
 from kinetograph.nn.model import Model
-from kinetograph.potential import LearnedPotential, Prediction
+from kinetograph.potential import Prediction
 from kinetograph.system import System
 from kinetograph.training.augmentation import rotated
 from kinetograph.training.losses import energy_loss, force_loss, net_force_penalty, stress_loss

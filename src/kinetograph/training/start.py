@@ -15,7 +15,7 @@ from kinetograph.data.dataset import ForceDataset
 from kinetograph.data.frames import LabelledFrames, force_std
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, build_graph
-from kinetograph.potential import LearnedPotential
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.training.settings import TrainingSettings
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from kinetograph.errors import UserError
 from kinetograph.trajectory import h5md
+from kinetograph.trajectory.background import in_background
 from kinetograph.trajectory.layout import NO_STEP, VECTOR_ELEMENTS, Array, Frame, Head
 from kinetograph.trajectory.output import write_errors
 from kinetograph.trajectory.reader import Trajectory
@@ -21,23 +21,11 @@ BATCH_BYTES = 4 * 1024 * 1024
 SECONDS_PER_FLUSH = 30.0
 MEND = "Frames written before are safe; free some space or choose another place, then resume."
 
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trajectories")
-"""Writes the frames of all trajectories of this process, in the order in which they come."""
-
-
-def _new_thread() -> None:
-    global _thread
-    _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trajectories")
-
-
-if hasattr(os, "register_at_fork"):  # a forked process has no copy of the thread
-    os.register_at_fork(after_in_child=_new_thread)
-
 
 class TrajectoryWriter:
     """Appends frames to a new trajectory file; a context manager.
 
-    A thread of its own compresses and writes them, batch after batch. At most two batches are in
+    A thread compresses and writes them, batch after batch. At most two batches are in
     memory: where the disk is slower than the run, the run waits.
 
     Args:
@@ -159,6 +147,21 @@ class TrajectoryWriter:
             n_whole = len(self._frames) - (self._n_written + len(self._frames)) % self._n_chunk
             self._begin_batch(n_whole if n_whole > 0 else len(self._frames))
 
+    def hand_over(self) -> Future[None] | None:
+        """Let the thread write every frame there is; wait only for a batch that is on its way already.
+
+        Returns:
+            What is done when all are on disk, and holds the error if they could not be written; ``None``
+            where they are on disk.
+
+        Raises:
+            UserError: a batch handed over before could not be written.
+        """
+        if self._frames:
+            self._finish_batch()
+            self._begin_batch(len(self._frames))
+        return self._writing
+
     def flush(self) -> None:
         """Wait until every frame is on disk. The file is closed and clean afterwards.
 
@@ -195,7 +198,7 @@ class TrajectoryWriter:
     def _begin_batch(self, n_frames: int) -> None:
         """Hand over the first frames; nothing is being written."""
         self._batch, self._frames = self._frames[:n_frames], self._frames[n_frames:]
-        self._writing = _thread.submit(self._write, self._batch, self._n_written)
+        self._writing = in_background(self._write, self._batch, self._n_written)
         self._last_flush = time.monotonic()
 
     def _finish_batch(self) -> None:

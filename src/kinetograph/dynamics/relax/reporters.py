@@ -38,19 +38,27 @@ class RelaxedWriter:
     Args:
         templates: the structures as they were read: what else they hold is kept.
         overwrite: replace the file, once there is something to write.
+        companions: files with numbers of what the file holds: they go when it is replaced.
 
     Raises:
         UserError: the file exists.
     """
 
     def __init__(
-        self, path: Path | str, *, templates: Sequence[ase.Atoms] | None = None, overwrite: bool = False
+        self,
+        path: Path | str,
+        *,
+        templates: Sequence[ase.Atoms] | None = None,
+        overwrite: bool = False,
+        companions: Sequence[Path] = (),
     ) -> None:
         self.path = Path(path)
+        self.has_begun = False
+        """Whether the file holds structures of this relaxation."""
         self._templates = templates
+        self._companions = companions
         self._waiting: dict[int, ase.Atoms] = {}
         self._next = 0
-        self._has_begun = False
         if self.path.exists() and not overwrite:
             raise UserError("the output exists already", where=str(path), mend="Choose another name.")
 
@@ -77,9 +85,10 @@ class RelaxedWriter:
     def _append(self, frames: list[ase.Atoms]) -> None:
         if not frames:
             return
-        if not self._has_begun:
-            self._has_begun = True
-            self.path.unlink(missing_ok=True)
+        if not self.has_begun:
+            self.has_begun = True
+            for old in (*self._companions, self.path):
+                old.unlink(missing_ok=True)
         _append(self.path, frames)
 
 

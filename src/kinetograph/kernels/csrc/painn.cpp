@@ -55,17 +55,14 @@ void prepare_edges(const Network& net, const Graph& graph, Edge* edges, int64_t*
     for (int64_t e = 0; e < graph.n_edges; ++e) {
         while (atom < graph.center[e]) first[++atom] = e;
         const float* r = graph.vectors + 3 * e;
-        // In double precision: among a thousand knots single precision leaves five digits of the place between two.
-        const double d = __builtin_sqrt(double(r[0]) * r[0] + double(r[1]) * r[1] + double(r[2]) * r[2]);
-        const double at = (d - net.start) * net.rows_per_length;
-        const int64_t whole = smaller(int64_t(at), net.n_rows - N_WEIGHTS);
+        const SplinePlace place(r, net.start, net.rows_per_length, net.n_rows);
         Edge& edge = edges[e];
-        spline_weights(float(at - double(whole)), edge.weights);
-        spline_slopes(float(at - double(whole)), edge.slopes);
-        edge.per_length = float(1.0 / d);
-        for (int c = 0; c < 3; ++c) edge.unit[c] = float(r[c] / d);
+        spline_weights(place.between, edge.weights);
+        spline_slopes(place.between, edge.slopes);
+        edge.per_length = float(1.0 / place.distance);
+        for (int c = 0; c < 3; ++c) edge.unit[c] = float(r[c] / place.distance);
         edge.neighbor = int32_t(graph.neighbor[e]);
-        edge.row = int32_t(whole + (graph.type ? graph.type[e] * net.n_rows : 0));
+        edge.row = int32_t(place.row + (graph.type ? graph.type[e] * net.n_rows : 0));
     }
     while (atom < graph.n_atoms) first[++atom] = graph.n_edges;
 }

@@ -1,0 +1,199 @@
+"""A model as a potential: its outputs in units, and the way that gives them fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinetograph import kernels
+from kinetograph.errors import UserError
+from kinetograph.graph import Graph, build_graph
+from kinetograph.kernels.edges import forces_from_slopes
+from kinetograph.neighbors import NeighborList
+from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
+from kinetograph.nn.model import Head, InferenceForm, Model, Outputs
+from kinetograph.nn.segments import sum_to
+from kinetograph.potential import Potential, Prediction, from_energies, is_fitting, stress_of
+from kinetograph.system import System
+
+
+class LearnedPotential(Potential):
+    """A model in units: its energies and forces times the scale of the training forces.
+
+    ``force_scale`` (eV/Å) is the standard deviation of the training force components. No mean force
+    is subtracted: by symmetry it is zero, and a constant vector would break covariance. Energies
+    come out as Σ_i (E0 of the element + force scale × 1 Å × the model's energy), where E0 is fitted to
+    the training energies and zero where there were none.
+
+    A model with both heads answers with its conservative one, unless :meth:`use_forces` chose the other.
+    """
+
+    force_scale: Tensor
+    reference_energies: Tensor
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self.request = model.request
+        self.register_buffer("force_scale", torch.tensor(1.0))
+        if "conservative" in model.heads or model.separate_energy:
+            # In double precision always, as the energies that they are added to.
+            zeros = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
+            self.register_buffer("reference_energies", zeros)
+        self.answers: Head = "conservative" if "conservative" in model.heads else "direct"
+        self.also_direct = False
+        """Whether conservative answers hold the direct forces too."""
+        self.compiled = False  # a plain attribute: a run that resumes asks whether it is as it was
+        self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
+        self._weights: list[Tensor] | None = None
+        self._form: InferenceForm | None = None
+        self._form_version: tuple[int, ...] | None = None
+
+    @property
+    def gives_energy(self) -> bool:
+        return self.answers == "conservative" or self.model.separate_energy
+
+    @property
+    def gives_atomic_energies(self) -> bool:
+        return self.gives_energy
+
+    @property
+    def gives_stress(self) -> bool:
+        return self.answers == "conservative" and self.model.true_gradient
+
+    @property
+    def exact(self) -> frozenset[str]:
+        """What holds by construction for the forces that it answers with."""
+        return self.model.exact[self.answers]
+
+    def use_forces(self, head: Head) -> None:
+        """Answer from now on with this head's forces.
+
+        Raises:
+            UserError: the model was not built with that head.
+        """
+        if head not in self.model.heads:
+            raise UserError(
+                f"the model has {' and '.join(self.model.heads)} forces, no {head} ones",
+                mend="Train it with model.forces: both to have the two.",
+            )
+        self.answers = head
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        heads = self.model.heads if self.training or self.also_direct else (self.answers,)
+        fast = self._fast_prediction(system, neighbors, heads)
+        if fast is not None:
+            return fast
+        if "conservative" not in heads:
+            graph = build_graph(system, neighbors, self.request, dtype=self.dtype)
+            forces, energies = self._direct(graph)
+            energies = None if energies is None else self._in_eV(energies, system)
+            return Prediction(
+                forces=forces.to(system.dtype),
+                conservative=False,
+                energy=None if energies is None else sum_to(system.system_index, energies, system.n_systems),
+                atomic_energies=energies,
+            )
+        with torch.enable_grad():
+            graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
+            outputs = self.model(graph, heads)
+            direct = None if outputs.forces is None else outputs.forces * self.force_scale
+            if direct is not None and not is_fitting(self):
+                direct = direct.detach()
+            return from_energies(
+                system,
+                graph,
+                self._in_eV(outputs.energies, system),
+                fitting=is_fitting(self),
+                direct_forces=None if direct is None else direct.to(system.dtype),
+                true_gradient=self.model.true_gradient,
+            )
+
+    def _fast_prediction(
+        self, system: System, neighbors: NeighborList, heads: tuple[Head, ...]
+    ) -> Prediction | None:
+        """By the model's inference form; ``None`` where there is none, or not for this system."""
+        form = self._inference_form()
+        if form is None or system.device.type != "cpu":
+            return None
+        graph = build_graph(system, neighbors, self.request, dtype=torch.float32)
+        said = form(graph, heads)
+        if said is None:
+            return None
+        direct = None if said.forces is None else (said.forces * self.force_scale).to(system.dtype)
+        if said.energies is None or said.slopes is None:
+            assert direct is not None
+            return Prediction(forces=direct, conservative=False)
+        energies = self._in_eV(said.energies, system)
+        native = kernels.library()
+        assert native is not None
+        forces, virial = forces_from_slopes(
+            native,
+            *(
+                graph.center,
+                graph.neighbor,
+                said.slopes,
+                graph.edge_vectors,
+                system.n_atoms,
+                system.n_systems,
+            ),
+            None if system.n_systems == 1 else system.system_index,
+        )
+        scale = float(self.force_scale)
+        return Prediction(
+            forces=(forces * scale).to(system.dtype),
+            conservative=True,
+            energy=sum_to(system.system_index, energies, system.n_systems),
+            atomic_energies=energies,
+            stress=stress_of((virial * scale).to(system.dtype), system),
+            direct_forces=direct,
+        )
+
+    def _inference_form(self) -> InferenceForm | None:
+        """The model's form for running, made anew when its weights have changed."""
+        if self.training or self.compiled or kernels.library() is None or self.dtype != torch.float32:
+            return None
+        if self._weights is None:
+            self._weights = [*self.model.parameters(), *self.model.buffers()]
+        version = tuple(weight._version for weight in self._weights)
+        if version != self._form_version:
+            self._form, self._form_version = self.model.inference_form(), version
+        return self._form
+
+    def _in_eV(self, energies: Tensor, system: System) -> Tensor:
+        energies = energies.double() * self.force_scale
+        return energies + self.reference_energies[system.atomic_numbers]
+
+    def _plain_direct(self, graph: Graph) -> tuple[Tensor, Tensor | None]:
+        outputs: Outputs = self.model(graph, ("direct",))
+        assert outputs.forces is not None
+        return outputs.forces * self.force_scale, outputs.energies
+
+    def use_compiler(self) -> None:
+        """Run from now on through ``torch.compile``, for any number of atoms and edges.
+
+        The first call takes about half a minute; forces change by rounding only.
+
+        Raises:
+            UserError: the model answers with conservative forces, which are not compiled yet.
+        """
+        if self.answers != "direct":
+            raise UserError(
+                "only direct forces can be compiled so far",
+                mend="Choose the direct ones with --forces direct."
+                if "direct" in self.model.heads
+                else "Leave --compile out for this model.",
+            )
+        self.compiled = True
+        self._direct = torch.compile(self._plain_direct, dynamic=True)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self._weights = self._form = self._form_version = None  # weights are about to move
+        kept = getattr(self, "reference_energies", None)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if kept is not None:
+            self.reference_energies = kept.to(self.reference_energies.device)
+        return self
