@@ -13,7 +13,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from kinetograph import model_file
+from kinetograph import kernels, model_file
 from kinetograph.config import check_config
 from kinetograph.training.fit import train
 from kinetograph.trajectory import Trajectory
@@ -49,6 +49,14 @@ def of(run: Run, *words: object) -> dict[str, Any]:
 def test_thermostats(run: Run, argon_model: Path, start: Path, ensemble: str) -> None:
     words = (argon_model, start, "--ensemble", ensemble, "--temperature-K", "60", "--out", "a.h5")
     assert of(run, *words)["n_steps"] == 8
+
+
+def test_a_run_says_which_kernels_it_used(run: Run, argon_model: Path, start: Path) -> None:
+    words = (argon_model, start, "--ensemble", "nve", "--initial-temperature-K", "60", "--out", "a.h5")
+    assert of(run, *words)["kernels"] == kernels.choice().name
+    code, out, _ = run("md", *words, "--overwrite", "--steps", "1")
+    assert code == 0
+    assert f"kernels {kernels.choice().name}" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("ensemble", ["mtk", "cell-rescaling"])

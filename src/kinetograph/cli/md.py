@@ -275,6 +275,7 @@ def md(
 
 def result_record(result: Any) -> dict[str, Any]:
     """The numbers of a run as plain JSON."""
+    from kinetograph import kernels
     from kinetograph.dynamics import trajectory_paths
 
     paths = trajectory_paths(result.path, len(result.temperatures_K))
@@ -296,10 +297,12 @@ def result_record(result: Any) -> dict[str, Any]:
         "warnings": result.warnings,
         "warning_counts": result.warning_counts,
         "batches": result.batches,
+        "kernels": kernels.choice().name,
     }
 
 
 def _rows(result: Any, timestep: float, steps: int, n_systems: int) -> list[tuple[str, str]]:
+    from kinetograph import kernels
     from kinetograph.dynamics import trajectory_paths
 
     first = (result.resumed_from or 0) + 1
@@ -321,6 +324,9 @@ def _rows(result: Any, timestep: float, steps: int, n_systems: int) -> list[tupl
     ]
     if len(result.batches) > 1:
         rows.append(("batches", f"{len(result.batches)}, of at most {max(result.batches)} replicas"))
+    if result.state.system.device.type == "cpu":
+        choice = kernels.choice()
+        rows.append(("kernels", f"{choice.name}: {choice.reason}"))
     if result.drift_K is not None:
         rows.append(("conserved", f"drifted by what {result.drift_K:+.3g} K would, since the start"))
     return rows
