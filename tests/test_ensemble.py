@@ -162,7 +162,11 @@ def test_stacked_weights_follow_the_members() -> None:
     assert 1e-9 < difference < 1e-4
 
 
-def test_a_model_that_vmap_cannot_run_is_asked_in_turn_and_that_is_said_once() -> None:
+def test_a_model_that_vmap_cannot_run_is_asked_in_turn_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As on a GPU, where members are asked at once.
+    monkeypatch.setattr(EnsemblePotential, "_is_faster_at_once", lambda self, _: not self._vmap_fails)
     MODELS["dimenet"] = (
         "dimenet",
         {
@@ -185,24 +189,15 @@ def test_a_model_that_vmap_cannot_run_is_asked_in_turn_and_that_is_said_once() -
     torch.testing.assert_close(prediction.forces, torch.stack(alone).mean(dim=0))
 
 
-def test_small_conservative_structures_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ensemble = EnsemblePotential(members()).eval()
-    ways: list[str] = []
-    for name in ("of_each_at_once", "of_each_in_turn"):
-        plain = getattr(EnsemblePotential, name)
-
-        def listen(self: EnsemblePotential, *given: Any, name: str = name, plain: Any = plain) -> Any:
-            ways.append(name)
-            return plain(self, *given)
-
-        monkeypatch.setattr(EnsemblePotential, name, listen)
-    crystal = System.from_ase(bulk("Ar", "fcc", 5.3, cubic=True) * (3, 3, 3))
-    ask(ensemble, several())
-    ask(ensemble, crystal)
-    ensemble.use_forces("direct")
-    ask(ensemble, several())
-    ask(ensemble.train(), several())
-    assert ways == ["of_each_at_once", "of_each_in_turn", "of_each_in_turn", "of_each_in_turn"]
+def test_a_structure_does_not_feel_how_many_others_there_are() -> None:
+    ensemble = EnsemblePotential(members()).float().eval()
+    large = bulk("Ar", "fcc", 5.3, cubic=True) * (3, 3, 3)
+    alone, among = ask(ensemble, several()), ask(ensemble, several(large))
+    n = len(alone.forces)
+    assert torch.equal(alone.forces, among.forces[:n])
+    assert alone.force_std is not None
+    assert among.force_std is not None
+    assert torch.equal(alone.force_std, among.force_std[:n])
 
 
 def test_a_run_on_an_ensemble_goes_on_to_the_bit_and_knows_the_disagreement(tmp_path: Path) -> None:

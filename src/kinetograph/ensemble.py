@@ -35,11 +35,11 @@ from kinetograph.training_domain import merge
 #   schnet, conservative     1.22      1.15       0.76       0.76         0.78         0.44
 #   gamd-covariant, direct   1.06      0.88       0.71       0.66         0.65         0.31
 #
-# Stacked tensors leave the cache, and their rows are gathered more slowly: only small graphs gain.
-EDGES_AT_ONCE_CPU = 500
-"""Below so many edges all conservative members at once are faster on a CPU; direct ones nowhere."""
+# Stacked tensors leave the cache, and their rows are gathered more slowly: only small graphs gain, and a
+# member with an inference form is faster still. So on a CPU members are asked in turn, and what a structure
+# is told does not depend, in the last bit, on how many others there are.
 EDGES_AT_ONCE_GPU = 100_000
-"""The same on a GPU, for both kinds of forces: a bound on memory, not measured."""
+"""Below so many edges members are asked at once on a GPU: a bound on memory, not measured."""
 
 
 class EnsemblePotential(Potential):
@@ -132,13 +132,11 @@ class EnsemblePotential(Potential):
         return self.of_each_in_turn(system, neighbors)
 
     def _is_faster_at_once(self, neighbors: NeighborList) -> bool:
-        model, n_edges = self.models[0].model, len(neighbors.center)
+        model = self.models[0].model
         alone = model.separate_energy or model.request.link_cutoff is not None
-        if alone or self.training or self._vmap_fails:
+        if alone or self.training or self._vmap_fails or neighbors.center.device.type == "cpu":
             return False
-        if neighbors.center.device.type == "cpu":
-            return self.answers == "conservative" and n_edges < EDGES_AT_ONCE_CPU
-        return n_edges < EDGES_AT_ONCE_GPU
+        return len(neighbors.center) < EDGES_AT_ONCE_GPU
 
     def of_each_in_turn(self, system: System, neighbors: NeighborList) -> list[Prediction]:
         """What every member says, one after the other."""
