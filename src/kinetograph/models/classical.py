@@ -103,22 +103,21 @@ class LennardJones(PairPotential):
         super().__init__(cutoff=cutoff, truncation=truncation, switch_start=switch_start)
         self.epsilon = epsilon
         self.sigma = sigma
+        self.energy_at_cutoff = float(self.whole_energy(torch.tensor(cutoff, dtype=torch.float64)))
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
         native = library()
         if native is None or system.device.type != "cpu" or system.dtype != torch.float64:
             return super().forward(system, neighbors)
         first, second, shift = neighbors.half
-        cutoff = self.request.cutoff
-        at_cutoff = float(self.whole_energy(system.positions.new_tensor(cutoff)))
         sums = lennard_jones(
             native,
             *(first, second, shift, system.positions, system.cell),
             None if system.n_systems == 1 else system.system_index,
             epsilon=self.epsilon,
             sigma=self.sigma,
-            cutoff=cutoff,
-            taken_off=at_cutoff if self.truncation == "shift" else 0.0,
+            cutoff=self.request.cutoff,
+            taken_off=self.energy_at_cutoff if self.truncation == "shift" else 0.0,
             switch_start=self.switch_start if self.truncation == "switch" else None,
         )
         if sums.shortest < COINCIDENT_A**2:
