@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import ase
 import numpy as np
 import pytest
 import torch
 
+from kinetograph import units
 from kinetograph.dynamics import Integrator, Langevin, NoseHoover, TwoForces, VelocityVerlet
 from kinetograph.dynamics.state import total_energy
 from kinetograph.errors import UserError
+from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
-from kinetograph.models.classical import LennardJones
+from kinetograph.models.classical import Harmonic, LennardJones
 from kinetograph.neighbors import NeighborList
-from kinetograph.potential import LearnedPotential, Potential, Prediction
+from kinetograph.potential import Potential, Prediction
 from kinetograph.system import System, batch
 
 KELVIN = 120.0
@@ -104,6 +107,40 @@ def test_the_error_of_the_energy_falls_with_the_square_of_the_step(fluid) -> Non
         assert np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(2.0, abs=0.35)
 
 
+def test_an_oscillator_resonates_where_the_matrix_of_a_step_says() -> None:
+    """Bounded outside of the window around half its period, and growing inside as the eigenvalue does.
+
+    n inner steps turn the phase of the cheap spring by nφ, 2 sin(φ/2) = ω h, and carry a velocity v to the
+    place v h sin(nφ)/sin φ; kicks by the difference of the springs complete the trace of the whole step.
+    """
+    stiff, soft, ratio = 26.0, 24.0, 8  # eV/Å² outside and inside
+    atoms = ase.Atoms("H2", positions=[[0, 0, 0], [0.7401, 0, 0]], masses=[1.0, 1.0])
+    system = replace(System.from_ase(atoms), bonds=torch.tensor([[0, 1]]))
+    inner, outer = (Harmonic(stiffness=k, length=0.74, cutoff=3.0) for k in (soft, stiff))
+    reduced_mass = 0.5 * units.AMU_A2_PER_FS2_IN_EV
+    period = 2.0 * np.pi * np.sqrt(reduced_mass / soft)
+    grows = []
+    for timestep in period * np.array([0.30, 0.42, 0.48, 0.49, 0.52, 0.60]):
+        h = timestep / ratio
+        phi = 2.0 * np.arcsin(0.5 * h * np.sqrt(soft / reduced_mass))
+        trace = 2.0 * np.cos(ratio * phi)
+        trace -= (stiff - soft) / reduced_mass * timestep * h * np.sin(ratio * phi) / np.sin(phi)
+        largest = np.log(0.5 * (abs(trace) + np.sqrt(max(trace**2 - 4.0, 0.0))))
+        grows.append(bool(abs(trace) > 2.0))
+        integrator, pair = VelocityVerlet(timestep), TwoForces(inner, outer, ratio)
+        state = integrator.init(system, pair, 0)
+        energies = []
+        for _ in range(60):
+            state = integrator.step(state, pair)
+            energies.append(total_energy(state))
+        if abs(trace) > 2.0:  # from the 20th step on the growing eigenvector is all there is
+            rate = np.log((energies[-1] / energies[19]).item()) / 40
+            assert rate == pytest.approx(2.0 * largest, rel=0.01)
+        else:
+            assert max(energies) < 20.0 * min(energies)
+    assert grows == [False, False, True, True, False, False]
+
+
 def test_a_net_force_of_the_cheap_model_moves_nothing(fluid) -> None:
     """Held centre of mass or not; with fixed atoms there is none to hold and the force stays."""
     accurate = fluid.potential(1.6)
@@ -182,6 +219,4 @@ def test_one_model_with_both_heads_is_its_own_cheap_force() -> None:
 
 
 def _dimers() -> list:
-    import ase
-
     return [ase.Atoms("Ar3", positions=[[0, 0, 0], [3.5, 0, 0.2], [0.1, 3.3 + x, 1.0]]) for x in (0.0, 0.4)]
