@@ -80,8 +80,8 @@ venv: $(VENV)/.ready-dev
 KERNELS := src/kinetograph/kernels
 $(KERNELS)/compiled/.ready: $(wildcard $(KERNELS)/csrc/*) $(KERNELS)/build.py
 	@mkdir -p $(@D)
-	@"$(PYTHON)" $(KERNELS)/build.py >/dev/null || echo "Without them the package runs its plain forms, slower."
-	@touch $@
+	@if "$(PYTHON)" $(KERNELS)/build.py; then touch $@; \
+	else echo "Without them the package runs its plain forms, slower."; fi
 
 kernels: $(KERNELS)/compiled/.ready
 

@@ -24,7 +24,7 @@ class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]
         spec.loader.exec_module(build)
         try:
             build.compile_all()
-        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        except (OSError, subprocess.CalledProcessError) as error:
             self.app.display_warning(f"the native kernels are left out, the package will be slower: {error}")
             return
         build_data["pure_python"] = False

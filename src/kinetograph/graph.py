@@ -151,10 +151,10 @@ def build_graph(
     else:  # who is nearest is decided by the distances before rounding
         edges = _within(system, neighbors, request.cutoff, system.dtype)
         edges = edges.at(_nearest(edges, system, request)).to(dtype)
-    edge_types = neighbors.edge_types
-    if edge_types is not None:
+    edge_types = None if request.bond_rule is None else neighbors.edge_types
+    if edge_types is not None and request.bond_rule is not None:
         edge_types = edge_types[edges.place]
-        if neighbors.bond_rule != request.bond_rule and request.bond_rule is not None:
+        if neighbors.bond_rule != request.bond_rule:
             # The list was made for several potentials: bonds beyond this one's rule count for none.
             edge_types = torch.where(edge_types > request.bond_rule.max_separation, 0, edge_types)
 
@@ -215,7 +215,8 @@ def _within(system: System, neighbors: NeighborList, cutoff: float, dtype: torch
     """The edges shorter than a cutoff; raises ``UserError`` where two atoms of the list coincide."""
     native = kernels.library()
     followed = system.positions.requires_grad or system.cell.requires_grad  # an energy of whole structures
-    if native is not None and not followed and system.device.type == "cpu" and system.dtype == torch.float64:
+    double = system.dtype == neighbors.shift.dtype == torch.float64
+    if native is not None and double and not followed and system.device.type == "cpu":
         found = edges_within(
             native,
             *(neighbors.center, neighbors.neighbor, neighbors.shift),

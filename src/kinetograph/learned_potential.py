@@ -50,7 +50,8 @@ class LearnedPotential(Potential):
         self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
         self._weights: list[Tensor] | None = None
         self._form: InferenceForm | None = None
-        self._form_version: tuple[int, ...] | None = None
+        self._form_version: tuple[tuple[int, int], ...] | None = None
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     @property
     def gives_energy(self) -> bool:
@@ -116,11 +117,15 @@ class LearnedPotential(Potential):
         self, system: System, neighbors: NeighborList, heads: tuple[Head, ...]
     ) -> Prediction | None:
         """By the model's inference form; ``None`` where there is none, or not for this system."""
+        followed = torch.is_grad_enabled() and "conservative" not in heads
+        if followed and any(p.requires_grad for p in self.parameters()):
+            return None  # somebody may differentiate direct forces by the weights
         form = self._inference_form()
-        if form is None or system.device.type != "cpu":
+        if form is None or system.device.type != "cpu" or system.positions.requires_grad:
             return None
         graph = build_graph(system, neighbors, self.request, dtype=torch.float32)
-        said = form(graph, heads)
+        with torch.no_grad():
+            said = form(graph, heads)
         if said is None:
             return None
         direct = None if said.forces is None else (said.forces * self.force_scale).to(system.dtype)
@@ -154,14 +159,37 @@ class LearnedPotential(Potential):
 
     def _inference_form(self) -> InferenceForm | None:
         """The model's form for running, made anew when its weights have changed."""
-        if self.training or self.compiled or kernels.library() is None or self.dtype != torch.float32:
+        switched_off = torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu")
+        if self.training or self.compiled or switched_off or self.dtype != torch.float32:
+            return None
+        if kernels.library() is None:
             return None
         if self._weights is None:
             self._weights = [*self.model.parameters(), *self.model.buffers()]
-        version = tuple(weight._version for weight in self._weights)
+        if any(weight.is_inference() for weight in self._weights):
+            return None  # nobody counts their changes
+        version = tuple((weight.data_ptr(), weight._version) for weight in self._weights)
         if version != self._form_version:
             self._form, self._form_version = self.model.inference_form(), version
         return self._form
+
+    def forget_inference_form(self) -> None:
+        """Make the form for running anew before it is used again.
+
+        Changes of weights in place, ``load_state_dict`` and a return from training are noticed; changes
+        through ``parameter.data`` in evaluation mode, and parameters that are replaced, are not.
+        """
+        self._weights = self._form = self._form_version = None
+
+    def train(self, mode: bool = True) -> LearnedPotential:
+        """As of any module. Fused optimisers change weights uncounted: no inference form outlives them."""
+        if mode != self.training:
+            self.forget_inference_form()
+        super().train(mode)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_weights": None, "_form": None, "_form_version": None}
 
     def _in_eV(self, energies: Tensor, system: System) -> Tensor:
         energies = energies.double() * self.force_scale
@@ -191,9 +219,13 @@ class LearnedPotential(Potential):
         self._direct = torch.compile(self._plain_direct, dynamic=True)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self._weights = self._form = self._form_version = None  # weights are about to move
+        self.forget_inference_form()  # weights are about to move
         kept = getattr(self, "reference_energies", None)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if kept is not None:
             self.reference_energies = kept.to(self.reference_energies.device)
         return self
+
+
+def _forget(potential: LearnedPotential, _: object) -> None:
+    potential.forget_inference_form()

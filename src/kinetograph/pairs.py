@@ -27,6 +27,9 @@ def edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
     """
     if not bool(torch.isfinite(system.positions).all()):
         raise UserError("positions are not finite", where="pair search")
+    periodic = system.cell[system.pbc.all(dim=1)]
+    if not bool(torch.isfinite(system.cell).all()) or bool((torch.linalg.det(periodic) == 0.0).any()):
+        raise UserError("a cell is not finite or has no volume", where="pair search")
     native = kernels.library()
     if native is not None and system.device.type == "cpu":
         center, neighbor, shift = pairs_within(

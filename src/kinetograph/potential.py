@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph, refuse_coincident
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.segments import sum_of_products, sum_to
@@ -110,6 +111,12 @@ def from_energies(
     minus the sum over those that arrive, and the stress is the sum of r g over the volume: every
     length enters through the edge vectors, so a strain acts on them alone. Links count as edges.
     """
+    if torch.is_inference_mode_enabled():
+        raise UserError(
+            "an energy cannot be differentiated in torch.inference_mode",
+            where="conservative forces",
+            mend="Use torch.no_grad instead.",
+        )
     pairs = [(graph.center, graph.neighbor, graph.edge_vectors)]
     if graph.links is not None:
         pairs.append((graph.links.center, graph.links.neighbor, graph.links.vectors))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ase
@@ -11,11 +16,14 @@ import torch
 
 from kinetograph import kernels
 from kinetograph.bonds import with_bonds
+from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
+from kinetograph.kernels.filter import EdgeNetwork
 from kinetograph.kernels.native import Library
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
 from kinetograph.potential import Prediction
+from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
 
 
@@ -209,3 +217,142 @@ def test_schnet_says_what_it_says_in_double_precision(library: Library, options:
     for name, own in (("direct_forces", 1e-6), ("energy", 1e-6), ("forces", 4e-6), ("stress", 4e-6)):
         mine, exact_value = getattr(ours, name), getattr(exact, name)
         assert error(mine, exact_value) < 2.0 * error(getattr(plain, name), exact_value) + own, name
+
+
+ALL = ["painn", "gamd", "schnet"]
+
+
+def small(architecture: str, forces: str = "direct") -> LearnedPotential:
+    return model(architecture, forces, width=16, n_layers=1)
+
+
+def form_of(potential: LearnedPotential) -> Any:
+    with torch.no_grad():
+        return potential._inference_form()
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_what_optimisers_do_is_noticed(library: Library, architecture: str) -> None:
+    """Fused optimisers change weights without counting it."""
+    potential, system = small(architecture), batch()
+    before = predict(potential, system).forces
+    potential.train()
+    optimizer = torch.optim.Adam(potential.parameters(), lr=0.1, fused=True)
+    neighbors = neighbors_for(system, potential.request)
+    potential(system, neighbors).forces.square().sum().backward()
+    optimizer.step()
+    potential.eval()
+    after = predict(potential, system).forces
+    with kernels.plain_forms():
+        plain = predict(potential, system).forces
+    assert error(after, plain) < 1e-4
+    assert error(before, plain) > 1e-2
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_a_potential_that_has_run_can_be_copied_and_saved(
+    library: Library, architecture: str, tmp_path: Path
+) -> None:
+    potential, system = small(architecture), batch()
+    forces = predict(potential, system).forces
+    assert form_of(potential) is not None
+    torch.save(potential, tmp_path / "whole.pt")
+    for other in (copy.deepcopy(potential), torch.load(tmp_path / "whole.pt", weights_only=False)):
+        assert torch.equal(predict(other, system).forces, forces)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_defaults_of_torch_change_nothing(library: Library, architecture: str) -> None:
+    potential, system = small(architecture), batch()
+    forces = predict(potential, system).forces
+    potential.forget_inference_form()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = predict(potential, system).forces
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert error(again, forces) < 1e-6
+    with torch.autocast("cpu"):
+        assert form_of(potential) is None
+    with torch.inference_mode():
+        assert form_of(potential) is None
+        assert error(predict(potential, system).forces, forces) < 1e-4
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_gradients_by_weights_are_those_of_the_plain_form(library: Library, architecture: str) -> None:
+    potential, system = small(architecture), batch()
+    predict(potential, system)
+    neighbors = neighbors_for(system, potential.request)
+    gradients = []
+    for surroundings in (nullcontext(), kernels.plain_forms()):
+        with surroundings:
+            loss = potential(system, neighbors).forces.square().sum()
+        gradients.append(torch.autograd.grad(loss, list(potential.model.parameters()), allow_unused=True))
+    for ours, plain in zip(*gradients, strict=True):
+        assert (ours is None) == (plain is None)
+        if plain is not None:
+            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_conservative_forces_say_that_inference_mode_has_no_derivatives() -> None:
+    with torch.inference_mode(), pytest.raises(UserError, match=r"torch\.inference_mode"):
+        predict(small("schnet", "conservative"), batch())
+
+
+def test_bonds_that_another_potential_asked_for_do_not_reach_a_model_without_them(library: Library) -> None:
+    with_types = model("painn", "direct", width=16, n_layers=1, max_bond_separation=3)
+    without = small("painn")
+    together = SumPotential(without, with_types).eval()
+    system = with_bonds(batch(), together.request.bond_rule)
+    with torch.no_grad():
+        total = together(system, neighbors_for(system, together.request)).forces
+    alone = predict(without, batch()).forces + predict(with_types, batch()).forces
+    assert error(total, alone) < 1e-6
+
+
+def test_an_element_outside_the_table_takes_the_plain_form(library: Library) -> None:
+    potential = model("painn", "direct", width=16, n_layers=1, element_table=20)
+    system = System.from_ase(ase.Atoms("OU", [[0, 0, 0], [0, 0, 2.0]]))
+    assert potential._fast_prediction(system, neighbors_for(system, potential.request), ("direct",)) is None
+    whole_numbers = replace(batch(), atomic_numbers=batch().atomic_numbers.int())
+    assert error(predict(potential, whole_numbers).forces, predict(potential, batch()).forces) == 0.0
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_threads_do_not_share_memory(library: Library, architecture: str) -> None:
+    potential, system = small(architecture), batch()
+    neighbors = neighbors_for(system, potential.request, skin=0.4)
+    forces = predict(potential, system).forces
+
+    def ask(_: int) -> torch.Tensor:
+        with torch.no_grad():
+            answer: torch.Tensor = potential(
+                system, neighbors_for(system, potential.request, skin=0.4)
+            ).forces
+        return answer
+
+    with torch.no_grad():
+        potential(system, neighbors)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(answer, forces) for answer in pool.map(ask, range(40)))
+
+
+def test_kernels_refuse_what_they_would_misread(library: Library) -> None:
+    with pytest.raises(TypeError, match="float64"):
+        EdgeNetwork(library, [(torch.ones(1, 1), None, "none")])(torch.ones(3, 1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="contiguous"):
+        library("kg_pack", torch.ones(32, 16).T, 16, 32, torch.empty(512))
+
+
+@pytest.mark.parametrize("cell", [np.full(3, np.nan), [np.inf, 5.0, 5.0], np.zeros((3, 3))], ids=str)
+def test_cells_without_volume_are_refused(library: Library, cell: Any) -> None:
+    system = System.from_ase(ase.Atoms("O2", [[0, 0, 0], [0, 0, 1.2]]))
+    matrix = np.diag(cell) if np.ndim(cell) == 1 else cell
+    broken = replace(
+        system,
+        cell=torch.as_tensor(matrix, dtype=torch.float64)[None],
+        pbc=torch.ones(1, 3, dtype=torch.bool),
+    )
+    with pytest.raises(UserError, match="not finite or has no volume"):
+        neighbors_for(broken, small("painn").request)

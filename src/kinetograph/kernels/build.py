@@ -38,8 +38,8 @@ def library_path(instruction_set: str) -> Path:
 
 def source_hash() -> str:
     """Of everything that is compiled, and how: it is kept in the libraries."""
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
-    for path in sorted(SOURCES.iterdir()):
+    digest = hashlib.sha256(repr((FLAGS, INSTRUCTION_SETS)).encode())
+    for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -51,12 +51,14 @@ def compiler() -> list[str] | None:
 
 
 def compile_all() -> list[Path]:
-    """Compile every library.
+    """Compile every library; where that fails none is left, not even an old one.
 
     Raises:
-        FileNotFoundError: there is no compiler.
+        OSError: there is no compiler, or no way to write.
         subprocess.CalledProcessError: it refused; what it said is on stderr.
     """
+    for name in INSTRUCTION_SETS:
+        library_path(name).unlink(missing_ok=True)
     command = compiler()
     if command is None:
         raise FileNotFoundError("no C++ compiler: set CC, or install one")
@@ -81,5 +83,5 @@ def compile_all() -> list[Path]:
 if __name__ == "__main__":
     try:
         compile_all()
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"the native kernels were not compiled: {error}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kinetograph.kernels.native import Library
+from kinetograph.kernels.native import Library, floats, require
 from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, Function, spline_table
 
 
@@ -62,8 +62,10 @@ class PreparedEdges:
         self.filters, self.n_edges, self.n_atoms = filters, len(center), n_atoms
         library = filters.library
         n_bytes = library("kg_continuous_filter_edge_bytes") * self.n_edges
-        self.memory = torch.empty(n_bytes, dtype=torch.uint8)
-        self.first = torch.empty(n_atoms + 1, dtype=torch.int64)
+        self.memory = torch.empty(n_bytes, dtype=torch.uint8, device="cpu")
+        self.first = torch.empty(n_atoms + 1, dtype=torch.int64, device="cpu")
+        require(torch.int64, center, neighbor)
+        require(torch.float32, vectors)
         library(
             "kg_continuous_filter_edges",
             *(n_atoms, self.n_edges, center, neighbor, vectors.contiguous(), len(filters.table.rows)),
@@ -90,6 +92,7 @@ class PreparedEdges:
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, distances: Tensor, edges: PreparedEdges, layer: int) -> Tensor:
+        require(torch.float32, x)
         x = x.contiguous()
         y = torch.empty_like(x)
         ctx.save_for_backward(x)
@@ -102,7 +105,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, by_y: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (x,) = ctx.saved_tensors
         edges: PreparedEdges = ctx.edges
-        by_x, by_distances = torch.empty_like(x), torch.empty(edges.n_edges)
+        by_x, by_distances = torch.empty_like(x), floats(edges.n_edges)
         edges.filters.library(
             "kg_continuous_filter_back",
             *_arguments(edges, ctx.layer, x),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kinetograph.kernels.native import Library
+from kinetograph.kernels.native import Library, require
 
 
 def pairs_within(
@@ -22,6 +22,9 @@ def pairs_within(
         pbc: (n_systems, 3) bool.
         counts: (n_systems,) int64: atoms of each structure.
     """
+    require(torch.float64, positions, cells)
+    require(torch.bool, pbc)
+    require(torch.int64, counts)
     positions, cells = positions.contiguous(), cells.contiguous()
     n_edges = ctypes.c_int64()
     handle = library(
@@ -83,6 +86,8 @@ def edges_within(
         system_index: (n_atoms,) int64; ``None``: a single structure.
         dtype: float32 or float64, of the result.
     """
+    require(torch.float64, shift, positions, cells)
+    require(torch.int64, center, neighbor, system_index)
     n_edges = len(center)
     whole = torch.empty(3, n_edges + 1, dtype=torch.int64)
     vectors, distances = torch.empty(n_edges + 1, 3, dtype=dtype), torch.empty(n_edges + 1, dtype=dtype)
@@ -121,6 +126,8 @@ def forces_from_slopes(
         slopes, vectors: (n_edges, 3) float32.
         system_index: (n_atoms,) int64; ``None``: a single structure.
     """
+    require(torch.float32, slopes, vectors)
+    require(torch.int64, center, neighbor, system_index)
     forces = torch.zeros(n_atoms, 3, dtype=torch.float64)
     virial = torch.zeros(n_systems, 3, 3, dtype=torch.float64)
     library(

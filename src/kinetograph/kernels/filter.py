@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kinetograph.kernels.native import Library, Workspace
+from kinetograph.kernels.native import Library, Workspace, floats, require
 
 Activation = Literal["none", "silu", "gelu"]
 Layer = tuple[Tensor, Tensor | None, Activation]
@@ -39,7 +39,7 @@ class _Network:
         for native, (weight, bias, activation) in zip(self.layers, layers, strict=True):
             extra = -len(weight) % library.width
             weight = pad(weight.detach().float(), (0, n_in - weight.shape[1], 0, extra)).contiguous()
-            packed = torch.empty(weight.numel())
+            packed = floats(weight.numel())
             library("kg_pack", weight, *weight.shape, packed)
             self._kept.append(packed)
             native.weights = packed.data_ptr()
@@ -72,6 +72,7 @@ class EdgeNetwork(_Network):
 
     def __call__(self, rows: Tensor) -> Tensor:
         """(n_rows, n_in) float32 → (n_rows, width): the columns behind the last layer's own are zero."""
+        require(torch.float32, rows)
         rows = rows.contiguous()
         out = self.workspace.bytes("out", 4 * len(rows) * self.width)[: 4 * len(rows) * self.width]
         out = out.view(torch.float32).view(len(rows), self.width)
@@ -113,10 +114,12 @@ class ConditionalFilter(_Network):
             center, neighbor: (n_edges,) int64, sorted by centre.
             envelope: (n_edges,) further factor of each message.
         """
+        require(torch.float32, edges, sources, targets, values, envelope)
+        require(torch.int64, center, neighbor)
         n_atoms, extra = len(values), self.width - self._plain_width
         if extra:
             sources, targets, values = (pad(x, (0, extra)) for x in (sources, targets, values))
-        messages = torch.empty(n_atoms, self.width)
+        messages = floats(n_atoms, self.width)
         self.library(
             "kg_conditional_filter",
             *(self.layers, len(self.layers), self.meet, n_atoms, len(center), self.width, center, neighbor),

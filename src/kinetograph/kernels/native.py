@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,8 +55,11 @@ class Library:
         return result
 
 
-class Workspace:
-    """Memory kept from call to call, grown where it must be: fresh memory costs a page fault every 4 kB."""
+class Workspace(threading.local):
+    """Memory kept from call to call, grown where it must be: fresh memory costs a page fault every 4 kB.
+
+    Every thread has its own.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
@@ -64,12 +68,26 @@ class Workspace:
         """At least so many bytes, with anything in them."""
         kept = self._kept.get(name)
         if kept is None or len(kept) < n:
-            kept = self._kept[name] = torch.empty(n + n // 8, dtype=torch.uint8)
+            kept = self._kept[name] = torch.empty(n + n // 8, dtype=torch.uint8, device="cpu")
         return kept
+
+
+def floats(*shape: int) -> Tensor:
+    """A fresh tensor of the kind that the kernels write to, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def require(dtype: torch.dtype, *tensors: Tensor | None) -> None:
+    """Raise ``TypeError`` unless every tensor has this type."""
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype != dtype:
+            raise TypeError(f"{tensor.dtype} where {dtype} is needed")
 
 
 def _argument(value: Any) -> Any:
     if isinstance(value, Tensor):
+        if not value.is_contiguous() or value.device.type != "cpu":
+            raise ValueError("kernels see contiguous tensors on the CPU only")
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, int):
         return ctypes.c_int64(value)
@@ -89,25 +107,25 @@ def _loaded() -> tuple[Library | None, Choice]:
         )
     capability = torch.backends.cpu.get_cpu_capability()
     best = {"AVX512": "avx512", "AVX2": "avx2"}.get(capability, "baseline")
-    for name in INSTRUCTION_SETS:
-        if name == asked or (not asked and list(INSTRUCTION_SETS).index(name) >= _rank(best)):
-            path = library_path(name)
-            if not path.exists():
-                continue
-            library = Library(str(path))
-            if SOURCES.is_dir() and library.source_hash != source_hash():
-                return None, Choice(
-                    "plain", "the compiled kernels are older than their sources: run `make kernels`"
-                )
-            return library, Choice(
-                name, "asked for" if asked else f"the best for this processor ({capability})"
-            )
-    return None, Choice("plain", "no compiled kernels were installed: there was no C++ compiler")
-
-
-def _rank(name: str) -> int:
     names = list(INSTRUCTION_SETS)
-    return names.index(name) if name in names else 0
+    tried = [asked] if asked else names[names.index(best) if best in names else 0 :]
+    for name in tried:
+        try:
+            library = Library(str(library_path(name)))
+        except (OSError, AttributeError):  # not there, or not ours
+            continue
+        if SOURCES.is_dir() and library.source_hash != source_hash():
+            return None, Choice(
+                "plain", "the compiled kernels are older than their sources: run `make kernels`"
+            )
+        return library, Choice(name, "asked for" if asked else f"the best for this processor ({capability})")
+    if asked:
+        raise UserError(
+            f"there are no compiled kernels for {asked}",
+            where="KINETOGRAPH_KERNELS",
+            mend="Run `make kernels`, or install again where there is a C++ compiler.",
+        )
+    return None, Choice("plain", "no compiled kernels were installed: there was no C++ compiler")
 
 
 def library() -> Library | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu
 
-from kinetograph.kernels.native import Library, Workspace
+from kinetograph.kernels.native import Library, Workspace, floats, require
 from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, SplineTable, spline_table
 
 Linear = tuple[Tensor, Tensor]
@@ -135,7 +135,7 @@ class FusedPaiNN:
             types: (n_edges,) int64; ``None``: all of the first type.
             vectors: (n_edges, 3) float32 Å, between ``SHORTEST_A`` and the cutoff long.
         """
-        forces = torch.empty(len(element), 3)
+        forces = floats(len(element), 3)
         network = ctypes.byref(self._network)
         n_floats = self._library("kg_painn_direct_floats", network, len(element))
         graph, edges, first, memory = self._prepared(element, center, neighbor, types, vectors, n_floats)
@@ -157,8 +157,8 @@ class FusedPaiNN:
         The slope of an edge stands, with the other sign, in the place of the edge that goes back: forces on
         atoms and the virial come out the same. Arguments as of :meth:`direct`.
         """
-        energies, slopes = torch.empty(len(element)), torch.empty(len(center), 3)
-        forces = torch.empty(len(element), 3) if also_direct else None
+        energies, slopes = floats(len(element)), floats(len(center), 3)
+        forces = floats(len(element), 3) if also_direct else None
         network = ctypes.byref(self._network)
         n_floats = self._library("kg_painn_conservative_floats", network, len(element), len(center))
         graph, *workspace = self._prepared(element, center, neighbor, types, vectors, n_floats)
@@ -176,7 +176,11 @@ class FusedPaiNN:
         vectors: Tensor,
         n_floats: int,
     ) -> tuple[_Graph, Tensor, Tensor, Tensor]:
-        tensors = (element, center, neighbor, types, vectors)
+        require(torch.int64, element, center, neighbor, types)
+        require(torch.float32, vectors)
+        tensors = tuple(
+            None if t is None else t.contiguous() for t in (element, center, neighbor, types, vectors)
+        )
         graph = _Graph(len(element), len(center), *(None if t is None else t.data_ptr() for t in tensors))
         edges = self._workspace.bytes("edges", len(center) * self._library("kg_painn_edge_bytes"))
         first = self._workspace.bytes("first", 8 * (len(element) + 1))
@@ -231,7 +235,7 @@ class FusedPaiNN:
 
     def _pack(self, matrix: Tensor) -> int:
         matrix = matrix.float().contiguous()
-        packed = torch.empty(matrix.numel())
+        packed = floats(matrix.numel())
         self._library("kg_pack", matrix, *matrix.shape, packed)
         return self._keep(packed)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kinetograph.kernels.native import Library
+from kinetograph.kernels.native import Library, require
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ def lennard_jones(
         taken_off: eV, off the energy of every pair within the cutoff.
         switch_start: Å; ``None``: no switch.
     """
+    require(torch.float64, shift, positions, cells)
+    require(torch.int64, first, second, system_index)
     n_atoms = len(positions)
     sums = torch.zeros(4 * n_atoms + 9 * len(cells), dtype=torch.float64)
     forces, energies, virial = sums[: 3 * n_atoms], sums[3 * n_atoms : 4 * n_atoms], sums[4 * n_atoms :]

@@ -75,7 +75,7 @@ def spline_table(
 
 
 def _fit(function: Function, start: float, end: float, n: int) -> SplineTable:
-    knots = torch.linspace(start, end, n + 1, dtype=torch.float64)
+    knots = torch.linspace(start, end, n + 1, dtype=torch.float64, device="cpu")
     values, slopes = _with_slopes(function, knots)
     h = (end - start) / n
     # (c₋₁ + 4 c₀ + c₁)/6 = y at every knot; (c₁ − c₋₁)/2h = y' at the two ends.
@@ -86,7 +86,9 @@ def _fit(function: Function, start: float, end: float, n: int) -> SplineTable:
     right = torch.cat([slopes[:1], values, slopes[-1:]]).numpy()
     rows = torch.from_numpy(solve_banded((2, 2), banded, right))
     table = SplineTable(rows, start, end, 0.0, 0.0)
-    between = (knots[:-1, None] + h * torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).flatten()
+    between = (
+        knots[:-1, None] + h * torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device="cpu")
+    ).flatten()
     true, true_slopes = _with_slopes(function, between)
     ours, our_slopes = _with_slopes(table, between)
     error = (ours - true).abs().max() / true.abs().max()

@@ -377,7 +377,7 @@ class PaiNN(Model):
     def inference_form(self) -> InferenceForm | None:
         native = library()
         head = self.force_head if "direct" in self.heads else None
-        if native is None or isinstance(head, GatedForceHead):
+        if native is None or isinstance(head, GatedForceHead) or self.request.cutoff <= SHORTEST_A:
             return None
         with torch.no_grad():
             weights = Weights(
@@ -413,14 +413,19 @@ class _Inference:
     """The network in compiled passes."""
 
     def __init__(self, model: PaiNN, fused: FusedPaiNN) -> None:
-        self.rows = model.embedding.rows
+        self.embedding = model.embedding
+        self.n_edge_types = model.n_edge_types
         self.fused = fused
 
     def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
-        rows = self.rows(graph.atomic_numbers)
-        if bool((rows < 0).any()) or bool((graph.distances < SHORTEST_A).any()):
+        rows = self.embedding.rows(graph.atomic_numbers).long()
+        types = graph.edge_types if self.n_edge_types > 1 else None
+        known = bool(((rows >= 0) & (rows < len(self.embedding.weight))).all())
+        if self.n_edge_types > 1:
+            known = known and types is not None and bool((types < self.n_edge_types).all())
+        if not known or bool((graph.distances < SHORTEST_A).any()):
             return None
-        edges = (rows, graph.center, graph.neighbor, graph.edge_types, graph.edge_vectors)
+        edges = (rows, graph.center, graph.neighbor, types, graph.edge_vectors)
         if "conservative" not in heads:
             return Inference(forces=self.fused.direct(*edges))
         energies, slopes, forces = self.fused.conservative(*edges, also_direct="direct" in heads)

@@ -218,7 +218,9 @@ class SchNet(Model):
 
     def inference_form(self) -> InferenceForm | None:
         native = library()
-        return None if native is None else _Inference(self, native)
+        if native is None or self.request.cutoff <= SHORTEST_A:
+            return None
+        return _Inference(self, native)
 
 
 class _Inference:

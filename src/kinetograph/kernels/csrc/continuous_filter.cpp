@@ -91,7 +91,7 @@ void kg_continuous_filter_back(int64_t n_atoms, const void* memory, const int64_
                                float* by_distances) {
     const Edge* edges = (const Edge*)memory;
     const int64_t stride = n_rows * W;
-    memset(by_distances, 0, size_t(first[n_atoms]) * sizeof(float));
+    if (first[n_atoms]) memset(by_distances, 0, size_t(first[n_atoms]) * sizeof(float));
     for (int64_t a = 0; a < n_atoms; ++a) {
         const Edge *begin = edges + first[a], *end = edges + first[a + 1];
         float* by = by_distances + first[a];

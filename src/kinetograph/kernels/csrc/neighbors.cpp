@@ -91,7 +91,7 @@ bool Bins::sort(const double* positions, const double* h, const double* inverse,
                                                    inverse[6 + d] * inverse[6 + d]);
         length[d] = (high[d] - low[d]) * across;
         const double wanted = 2.0 * length[d] / reach;  // bins of half the reach
-        n[d] = wanted < 1.0 ? 1 : wanted > 1e4 ? 10000 : int64_t(wanted);
+        n[d] = !(wanted >= 1.0) ? 1 : wanted > 1e4 ? 10000 : int64_t(wanted);
     }
     while (n[0] * n[1] * n[2] > 4 * count + 64) {  // a thin gas needs no more bins than atoms
         const int widest = n[0] >= n[1] && n[0] >= n[2] ? 0 : n[1] >= n[2] ? 1 : 2;
