@@ -205,7 +205,8 @@ def test_a_loaded_ensemble_answers_the_same_to_the_bit(ensemble: tuple[EnsembleP
         assert loaded.answers == head
         whole.use_forces(head)  # type: ignore[arg-type]
         neighbors = neighbors_for(system, whole.request)
-        expected, got = whole(system, neighbors), loaded(system, neighbors)
+        with torch.no_grad():
+            expected, got = whole(system, neighbors), loaded(system, neighbors)
         assert torch.equal(got.forces, expected.forces)
         assert torch.equal(got.force_std, expected.force_std)
         assert (got.energy is None) == (head == "direct")
