@@ -10,12 +10,10 @@ equations as they stand (``benchmarks/naive.py``).
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,6 +23,7 @@ import torch
 from vesin import NeighborList as VesinList
 
 from kinetograph import kernels
+from kinetograph.benchmark.naive import naive_form
 from kinetograph.graph import build_graph, neighbors_for
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import PRESETS, build
@@ -32,9 +31,6 @@ from kinetograph.models.classical import LennardJones
 from kinetograph.reference.openmm_systems import water_numbers
 from kinetograph.reference.starts import water_start
 from kinetograph.system import System
-
-sys.path.insert(0, str(Path(__file__).parent))
-from naive import naive_form
 
 DENSITY_G_PER_CM3 = 0.997
 CASES = {
