@@ -4,7 +4,7 @@
 
 Processor time of force calls with random weights (the list is given, the graph is built), of a neighbour
 list, and of the machine's own matrix product; errors are relative to double precision. "naive" is the paper's
-equations as they stand (``benchmarks/naive.py``).
+equations as they stand (``kinetograph/benchmark/naive.py``).
 """
 
 from __future__ import annotations

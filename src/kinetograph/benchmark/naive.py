@@ -49,6 +49,7 @@ def _gamd(model: GAMD) -> Naive:
             phi = layer.filter(joint(torch.cat([nodes[graph.neighbor], of_edge, nodes[graph.center]], dim=1)))
             messages = torch.zeros_like(nodes).index_add(0, graph.center, phi * nodes[graph.neighbor])
             nodes = nodes + layer.norm(layer.update(torch.cat([nodes, messages], dim=1)))
-        return model.head(nodes)
+        out: Tensor = model.head(nodes)
+        return out
 
     return forces
