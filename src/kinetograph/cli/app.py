@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from kinetograph.cli import analyze, data, demo, evaluate, generate, info, md, models, relax, report, train
+from kinetograph.cli import (
+    analyze,
+    benchmark,
+    data,
+    demo,
+    evaluate,
+    generate,
+    info,
+    md,
+    models,
+    relax,
+    report,
+    train,
+)
 
 app = typer.Typer(
     name="kinetograph",
@@ -44,5 +57,6 @@ app.command("md")(md.md)
 app.command("relax")(relax.relax)
 app.command("analyze")(analyze.analyze)
 app.command("report")(report.report)
+app.add_typer(benchmark.app, name="benchmark")
 app.command("models")(models.models)
 app.command("info")(info.info)

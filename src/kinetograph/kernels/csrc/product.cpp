@@ -1,5 +1,7 @@
 #include "product.h"
 
+int64_t flop_count = 0;
+
 extern "C" {
 
 // Of the sources this library was compiled from.
@@ -7,6 +9,9 @@ const char* kg_source_hash() { return SOURCE_HASH; }
 
 // Floats in a register: features are padded with zeros to a multiple of it.
 int64_t kg_width() { return W; }
+
+// Floating-point operations of all products since the library was loaded.
+int64_t kg_flop() { return flop_count; }
 
 // Pack weights (n_out, n_in) into panels; n_out is a multiple of kg_width().
 void kg_pack(const float* weights, int64_t n_out, int64_t n_in, float* packed) {

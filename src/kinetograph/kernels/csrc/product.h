@@ -60,11 +60,15 @@ INLINE void panel_all_rows(int64_t n_rows, const float* rows, int64_t stride, co
         panel_rows<1, N, ACT, ADD>(rows + r * stride, stride, panel, n_in, bias, out + r * out_stride, out_stride);
 }
 
+// Floating-point operations of all products so far; threads that meet may lose some.
+extern int64_t flop_count;
+
 // out (n_rows, n_out) = act(rows (n_rows, n_in) · Wᵀ + bias), or added to what is there. n_out is a multiple
 // of W; the bias may be null.
 template <Activation::Kind ACT = Activation::NONE, bool ADD = false>
 static void product(int64_t n_rows, const float* rows, int64_t stride, const float* packed, int64_t n_in,
                     int64_t n_out, const float* bias, float* out, int64_t out_stride) {
+    flop_count += 2 * n_rows * n_in * n_out;
     for (int64_t begin = 0; begin < n_out;) {
         const int n = panel_vectors(int((n_out - begin) / W));
         const float* panel = packed + begin * n_in;

@@ -1,0 +1,197 @@
+"""``benchmark step``: a model's fast path against its naive form, and what a whole MD step is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from statistics import median
+
+import torch
+
+from kinetograph.benchmark.cases import Case
+from kinetograph.benchmark.measure import (
+    MAX_ROUNDS,
+    MIN_ROUNDS,
+    Action,
+    Clock,
+    Row,
+    flop_of,
+    in_turns,
+    plainly,
+    relative_error,
+)
+from kinetograph.benchmark.naive import Naive, naive_form
+from kinetograph.benchmark.structures import water
+from kinetograph.dynamics.reporters import ns_per_day
+from kinetograph.dynamics.simulate import simulate
+from kinetograph.dynamics.state import State
+from kinetograph.dynamics.verlet import VelocityVerlet
+from kinetograph.graph import build_graph, neighbors_for
+from kinetograph.learned_potential import LearnedPotential
+from kinetograph.neighbors import NeighborList
+from kinetograph.potential import Potential, Prediction
+from kinetograph.system import System
+
+KELVIN = 300.0
+TIMESTEP_FS = 0.5
+N_STEPS = 20
+SKIN_A = 0.5
+STILL = 1e-6
+"""Force scale of the models of a run: random forces may not throw the atoms about; all else is as usual."""
+
+
+def step_rows(
+    cases: Mapping[str, Case], n_atoms: int, clock: Clock, peak: float, seconds: float
+) -> Iterator[Row]:
+    """Force calls of each case, then the whole step, one row after the other.
+
+    A force call builds its graph from a list that is given. ``naive`` is the paper's equations as they
+    stand; ``plain`` the model in torch's operations; ``fast`` what every run takes, with nothing to set.
+
+    Args:
+        n_atoms: of the box of water.
+        peak: floating-point operations a second.
+        seconds: for each case; at least three rounds are made whatever they take.
+    """
+    for name, case in cases.items():
+        system = water(min(n_atoms, case.largest)).to(clock.device)
+        yield from _force_calls(name, case, system, clock, peak, 0.7 * seconds)
+        yield whole_step(name, case, system, clock, 0.3 * seconds)
+
+
+def _force_calls(
+    name: str, case: Case, system: System, clock: Clock, peak: float, seconds: float
+) -> list[Row]:
+    potential = case.potential().to(clock.device)
+    neighbors = neighbors_for(system, potential.request)
+    with torch.no_grad():
+        exact = case.potential(torch.float64).to(clock.device)(system, neighbors).forces
+        call = partial(potential, system, neighbors)
+        plain = plainly(call)
+        forces: dict[str, Callable[[], torch.Tensor]] = {"plain": lambda: plain().forces}
+        actions: dict[str, Action] = {"plain": plain}
+        naive = _naive(potential)
+        if naive is not None:
+            graph = build_graph(system, neighbors, potential.request, dtype=torch.float32)
+            actions = {"naive": partial(naive, graph), **actions}
+            forces["naive"] = lambda: naive(graph) * potential.force_scale
+        actions["fast"], forces["fast"] = call, lambda: call().forces
+        errors = {variant: relative_error(forces[variant](), exact) for variant in actions}
+        flop = {variant: flop_of(action) for variant, action in actions.items()}
+        median_s = in_turns(actions, clock, seconds)
+    against = next(iter(actions))
+    return [
+        Row(
+            case=name,
+            variant=variant,
+            precision="float32",
+            n_atoms=system.n_atoms,
+            n_edges=neighbors.n_edges,
+            median_s=median_s[variant],
+            speedup=median_s[against] / median_s[variant],
+            against=against,
+            fraction_of_peak=flop[variant] / median_s[variant] / peak,
+            relative_error=errors[variant],
+        )
+        for variant in actions
+    ]
+
+
+def _naive(potential: LearnedPotential) -> Naive | None:
+    try:
+        return naive_form(potential.model)
+    except KeyError:
+        return None
+
+
+class _Timed(Potential):
+    """Another potential, and the time that it takes."""
+
+    def __init__(self, inner: LearnedPotential, clock: Clock) -> None:
+        super().__init__()
+        self.inner = inner
+        self.request = inner.request
+        self.clock = clock
+        self.seconds = 0.0
+
+    def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        began = self.clock()
+        prediction: Prediction = self.inner(system, neighbors)
+        self.seconds += self.clock() - began
+        return prediction
+
+
+class _Stopwatch:
+    """A reporter that takes the time from the first step's end to the last one's, and counts new lists."""
+
+    every = 1
+
+    def __init__(self, timed: _Timed) -> None:
+        self.timed = timed
+        self.steps = self.lists = 0
+        self.seconds = self.force_seconds = 0.0
+        self._list: NeighborList | None = None
+
+    def report(self, state: State) -> None:
+        if self._list is None:
+            self._began, self._forces_began = self.timed.clock(), self.timed.seconds
+        else:
+            self.steps += 1
+            self.lists += state.neighbors is not self._list
+            self.seconds = self.timed.clock() - self._began
+            self.force_seconds = self.timed.seconds - self._forces_began
+        self._list = state.neighbors
+
+    def close(self) -> None: ...
+
+
+def whole_step(name: str, case: Case, system: System, clock: Clock, seconds: float) -> Row:
+    """Velocity Verlet with the run loop and its guards, the list kept with a skin.
+
+    The forces are a millionth of the model's, since those of weights drawn by chance would throw the atoms
+    about: they fly straight on at 300 K, and wear the list out somewhat faster than water does.
+    """
+    potential = case.potential().to(clock.device)
+    potential.force_scale.fill_(STILL)
+    timed = _Timed(potential, clock)
+    request = potential.request
+
+    def build() -> NeighborList:
+        return NeighborList.build(system, request.cutoff, skin=SKIN_A, bond_rule=request.bond_rule)
+
+    potential(system, build())  # code is made, memory is there
+    step_s: list[float] = []
+    force_s: list[float] = []
+    list_s: list[float] = []
+    began = clock()
+    while len(step_s) < MIN_ROUNDS or (clock() - began < seconds and len(step_s) < MAX_ROUNDS):
+        watch = _Stopwatch(timed)
+        simulate(
+            timed,
+            system,
+            VelocityVerlet(TIMESTEP_FS),
+            n_steps=N_STEPS,
+            initial_temperature_K=KELVIN,
+            skin_A=SKIN_A,
+            reporters=[watch],
+            status=False,
+            batch_atoms=system.n_atoms,
+        )
+        step_s.append(watch.seconds / watch.steps)
+        force_s.append(watch.force_seconds / watch.steps)
+        list_s.append(clock.seconds(build) * watch.lists / watch.steps)
+    step, force, lists = median(step_s), median(force_s), median(list_s)
+    return Row(
+        case=name,
+        variant="whole step",
+        precision="float32",
+        n_atoms=system.n_atoms,
+        n_edges=build().n_edges,
+        median_s=step,
+        more={
+            "force_share": force / step,
+            "neighbor_share": lists / step,
+            "integrator_share": 1.0 - (force + lists) / step,
+            "ns_per_day": ns_per_day(1.0 / step, TIMESTEP_FS),
+        },
+    )

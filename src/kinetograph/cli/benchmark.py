@@ -1,0 +1,279 @@
+"""``benchmark``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kinetograph.benchmark.measure import Clock, Row
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+
+Cases = Annotated[str | None, typer.Option(help="Which models, with commas between; all if left out.")]
+Atoms = Annotated[int, typer.Option(min=3, help="Atoms of the box of water.")]
+Sizes = Annotated[str, typer.Option(help="Atoms of the boxes, with commas between.")]
+Seconds = Annotated[float, typer.Option(min=0.0, help="Time for each case, at least three rounds though.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads on the CPU.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
+Out = Annotated[Path, typer.Option(help="Folder for the rows (JSON) and the page.")]
+Json = Annotated[Path | None, typer.Option(help="Also write the rows here; `-` for stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier figures in the folder.")]
+
+FOLDER = Path("benchmark")
+NAMES = {"ns_per_day": "ns/day", "kB_per_atom": "kB an atom"}
+
+
+@app.callback()
+def benchmark() -> None:
+    """Speed, side by side, measured here: what was computed, how, how long it took and how exact it was.
+
+    All variants take turns in one process. Times on one thread are processor time. Rows are kept in a
+    folder, one file for each kind, and a page there draws all of them.
+
+    Example: `kinetograph benchmark step`
+    """
+
+
+@app.command()
+def step(
+    cases: Cases = None,
+    atoms: Atoms = 774,
+    seconds: Seconds = 8.0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    out: Out = FOLDER,
+    json: Json = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Force calls of each model, fast against naive, and what a whole MD step is made of.
+
+    Example: `kinetograph benchmark step --cases painn,gamd --atoms 6282`
+    """
+    from kinetograph.benchmark.cases import chosen
+    from kinetograph.benchmark.step import step_rows
+
+    models = chosen(cases)
+    _run(
+        "step",
+        lambda clock, peak: step_rows(models, atoms, clock, peak, seconds),
+        *(threads, device, out, json, overwrite),
+        needs_peak=True,
+    )
+
+
+@app.command()
+def neighbors(
+    sizes: Sizes = "774,6282",
+    seconds: Seconds = 5.0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    out: Out = FOLDER,
+    json: Json = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """The neighbour list with vectors, beside vesin's and ASE's, and its share of a GAMD step.
+
+    Example: `kinetograph benchmark neighbors --sizes 774,72279`
+    """
+    from kinetograph.benchmark.lists import neighbor_rows
+
+    boxes = _sizes(sizes)
+    _run(
+        "neighbors",
+        lambda clock, _: neighbor_rows(boxes, clock, seconds),
+        *(threads, device, out, json, overwrite),
+    )
+
+
+@app.command()
+def scaling(
+    cases: Cases = "painn,gamd",
+    sizes: Sizes = "774,6282,12255",
+    seconds: Seconds = 10.0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    out: Out = FOLDER,
+    json: Json = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """How the time of a whole step grows with the number of atoms.
+
+    Example: `kinetograph benchmark scaling --cases painn --sizes 774,6282,72279`
+    """
+    from kinetograph.benchmark.cases import chosen
+    from kinetograph.benchmark.scaling import scaling_rows
+
+    models, boxes = chosen(cases), _sizes(sizes)
+    _run(
+        "scaling",
+        lambda clock, _: scaling_rows(models, boxes, clock, seconds),
+        *(threads, device, out, json, overwrite),
+    )
+
+
+@app.command()
+def memory(
+    cases: Cases = None,
+    atoms: Atoms = 6282,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    out: Out = FOLDER,
+    json: Json = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """The most memory that a whole step needs at once, for each atom.
+
+    Example: `kinetograph benchmark memory --cases gamd`
+    """
+    import torch
+
+    from kinetograph.benchmark.cases import chosen
+    from kinetograph.benchmark.memory import memory_rows
+
+    models = chosen(cases)
+    _run(
+        "memory",
+        lambda *_: memory_rows(models, atoms, torch.device(device), threads),
+        *(threads, device, out, json, overwrite),
+    )
+
+
+@app.command()
+def train(
+    cases: Cases = None,
+    atoms: Atoms = 192,
+    seconds: Seconds = 5.0,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    out: Out = FOLDER,
+    json: Json = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """A training step: forward, loss, backward, optimiser.
+
+    Example: `kinetograph benchmark train --cases painn,schnet`
+    """
+    from kinetograph.benchmark.cases import chosen
+    from kinetograph.benchmark.train import train_rows
+
+    models = chosen(cases)
+    _run(
+        "train",
+        lambda clock, _: train_rows(models, atoms, clock, seconds),
+        *(threads, device, out, json, overwrite),
+    )
+
+
+def _run(
+    kind: str,
+    rows_of: Callable[[Clock, float], Iterable[Row]],
+    threads: int,
+    device: str,
+    out: Path,
+    json: Path | None,
+    overwrite: bool,
+    *,
+    needs_peak: bool = False,
+) -> None:
+    """Measure, showing rows as they come; then write the rows and the page."""
+    import torch
+
+    from kinetograph.benchmark import machine
+    from kinetograph.benchmark.measure import Clock
+    from kinetograph.cli.output import checked_device, err, refuse_existing, write_json
+    from kinetograph.report.benchmark_page import write_benchmark_page
+
+    path = out / f"{kind}.json"
+    refuse_existing(path, json, overwrite=overwrite)
+    torch.set_num_threads(threads)
+    clock = Clock(torch.device(checked_device(device)), threads)
+    facts = machine.facts(clock)
+    peak = machine.peak_flops(clock) if needs_peak else 0.0
+    if needs_peak:
+        facts["peak_GFLOP_per_s"] = round(peak / 1e9, 1)
+    err.print(" · ".join(f"{name} {value}" for name, value in facts.items()), style="dim", soft_wrap=True)
+    rows: list[Row] = []
+    with err.status("measuring …"):
+        for row in rows_of(clock, peak):
+            rows.append(row)
+            err.print(_line(row))
+    if not facts["load"] or facts["load"] > threads:
+        err.print(f"The machine was busy (load {facts['load']}): ratios hold better than times.", style="dim")
+    data = {"benchmark": kind, "machine": facts, "rows": [row.to_json() for row in rows]}
+    write_json(path, data)
+    write_json(json, data)
+    page = write_benchmark_page(out / "benchmark.html", sorted(out.glob("*.json")), overwrite=True)
+    if str(json) != "-":
+        _table(kind, rows)
+    err.print(f"Rows: {path}; page: {page}")
+
+
+def _sizes(text: str) -> list[int]:
+    from kinetograph.errors import UserError
+
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 3:
+        raise UserError(
+            f"{text!r} is no list of numbers of atoms",
+            where="--sizes",
+            mend="Give whole numbers of at least 3 with commas between, such as 774,6282.",
+        )
+    return sorted(set(sizes))
+
+
+def _cells(row: Row) -> list[str]:
+    """Of the table, in its order."""
+
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    return [
+        row.case,
+        row.variant,
+        f"{row.n_atoms:,}",
+        f"{row.n_edges / row.n_atoms:.0f}",
+        shown(None if row.median_s is None else 1e3 * row.median_s, ".3g"),
+        shown(row.speedup, ".2g") + ("×" if row.speedup else ""),
+        shown(None if row.fraction_of_peak is None else 100.0 * row.fraction_of_peak, ".0f")
+        + (" %" if row.fraction_of_peak is not None else ""),
+        shown(row.relative_error, ".1e"),
+        ", ".join(_worded(name, value) for name, value in row.more.items()),
+    ]
+
+
+def _worded(name: str, value: float | str) -> str:
+    """What else a row says, shortly."""
+    if isinstance(value, str):
+        return f"{name} {value}"
+    words = {"neighbor_share": "list", "integrator_share": "rest", "force_share": "forces"}
+    if name in words:
+        return f"{words[name]} {100.0 * value:.1f} %"
+    return f"{value:.3g} {NAMES[name]}" if name in NAMES else f"{name} {value:.3g}"
+
+
+def _line(row: Row) -> str:
+    return "  ".join(cell for cell in _cells(row) if cell)
+
+
+def _table(kind: str, rows: Sequence[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    heads = ["case", "variant", "atoms", "edges/atom", "ms", "speed-up", "of peak", "error", ""]
+    cells: list[Any] = [_cells(row) for row in rows]
+    used = [k for k in range(len(heads)) if any(row[k] for row in cells)]
+    view = Table(title=f"benchmark {kind}", title_justify="left", box=None, pad_edge=False)
+    for k in used:
+        view.add_column(heads[k], justify="left" if k in (0, 1, 8) else "right", no_wrap=k != 8)
+    before = None
+    for row in cells:
+        view.add_row(*(("" if k == 0 and row[0] == before else row[k]) for k in used))
+        before = row[0]
+    Console(highlight=False).print(view)
