@@ -26,8 +26,7 @@ def pairs_within(
     require(torch.bool, pbc)
     require(torch.int64, counts)
     positions, cells = positions.contiguous(), cells.contiguous()
-    n_edges = ctypes.c_int64()
-    handle = library(
+    n = library(
         "kg_neighbors_find",
         len(counts),
         counts.contiguous(),
@@ -36,15 +35,14 @@ def pairs_within(
         torch.linalg.inv(cells).contiguous(),
         pbc.contiguous(),
         ctypes.byref(ctypes.c_double(reach)),
-        ctypes.byref(n_edges),
     )
-    if n_edges.value < 0:
+    if n < 0:
         raise MemoryError("no memory for the neighbour list")
-    n = n_edges.value
     center = torch.empty(n, dtype=torch.int64)
     neighbor, shift = torch.empty_like(center), torch.empty(n, 3, dtype=torch.float64)
-    workspace = torch.empty(len(positions) + 1, dtype=torch.int64)
-    library("kg_neighbors_take", handle, workspace, center, neighbor, shift)
+    numbers = library("kg_neighbors_numbers", len(positions), n)
+    workspace = torch.empty(numbers, dtype=torch.int64)
+    library("kg_neighbors_take", len(positions), workspace, center, neighbor, shift)
     return center, neighbor, shift
 
 

@@ -1,30 +1,39 @@
 // Pairs of atoms within a distance, every periodic image of its own, found in bins.
 //
-// Atoms are sorted into bins. Every atom in turn, as a neighbour, looks through the bins around it for its
-// centres and notes them; the notes are then dealt out to the centres. So the neighbours of each come out in
-// ascending order, and images of one neighbour in ascending order of their shifts, without a sort.
+// Atoms are sorted into bins, and every bin looks at itself and at half of the bins around it, so each pair is
+// found once. The pairs are then dealt out to both of their atoms by counting: by the higher atom, by the lower
+// one, and back. So the neighbours of each come out in ascending order without a sort.
 #include <cstdlib>
 
 #include "vector.h"
 
 namespace {
 
+// A pair: the vector from the lower atom to the higher one is r_high + shift·cell − r_low.
 struct Note {
-    int32_t center;
+    int32_t low, high;
     int32_t shift[3];
 };
 
 struct Notes {
-    Note* items = nullptr;
-    int64_t n = 0, room = 0;
-    bool failed = false;
-    void reserve(int64_t more) {
-        if (n + more <= room) return;
-        room = 2 * (n + more);
-        void* grown = realloc(items, size_t(room) * sizeof(Note));
-        if (!grown) failed = true;
-        else items = (Note*)grown;
+    Note* items;
+    int64_t n, room;
+    bool reserve(int64_t more) {
+        if (n + more <= room) return true;
+        const int64_t wanted = 2 * (n + more);
+        void* grown = realloc(items, size_t(wanted) * sizeof(Note));
+        if (!grown) return false;
+        items = (Note*)grown;
+        room = wanted;
+        return true;
     }
+};
+
+thread_local Notes kept;  // from call to call: fresh memory costs a page fault every 4 kB
+
+struct Place {
+    int32_t atom;
+    int32_t wrapped[3];  // cells that it was moved by to lie in its own
 };
 
 // A structure whose positions lie in its cell, or in the box around them where it is not periodic.
@@ -33,7 +42,7 @@ struct Bins {
     double cell[3][3];
     bool periodic[3];
     double *x, *y, *z;        // of the atoms in the order of their bins
-    Note* sorted;             // (n_atoms,) in that order: which atom, and cells it was moved by
+    Place* sorted;            // (n_atoms,) in that order
     int32_t* first;           // (total + 1,) where each bin begins
     int32_t *bin, *wrapped;   // (n_atoms, 3) of each atom in its own order: its bin, cells it was moved by
     double* home;             // (n_atoms, 3) positions in the cell
@@ -41,7 +50,9 @@ struct Bins {
 
     bool sort(const double* positions, const double* h, const double* inverse, const bool* pbc, int64_t count,
               double reach);
-    void search(double reach, Notes& notes, int64_t* ends) const;
+    bool search(double reach, int32_t offset, Notes& notes) const;
+    bool look(int32_t one, int32_t begin, int32_t end, const int64_t* cells, double limit, int32_t offset,
+              Notes& notes) const;
 };
 
 inline int64_t whole_below(double x) {
@@ -53,12 +64,12 @@ bool Bins::sort(const double* positions, const double* h, const double* inverse,
                 double reach) {
     n_atoms = count;
     memcpy(cell, h, sizeof cell);
-    memory = malloc(size_t(count) * (9 * sizeof(double) + sizeof(Note) + 6 * sizeof(int32_t)));
+    memory = malloc(size_t(count) * (9 * sizeof(double) + sizeof(Place) + 6 * sizeof(int32_t)));
     if (!memory) return false;
     double* fractions = (double*)memory;
     home = fractions + 3 * count;
     x = home + 3 * count, y = x + count, z = y + count;
-    sorted = (Note*)(z + count), bin = (int32_t*)(sorted + count), wrapped = bin + 3 * count;
+    sorted = (Place*)(z + count), bin = (int32_t*)(sorted + count), wrapped = bin + 3 * count;
 
     double low[3], high[3];
     for (int d = 0; d < 3; ++d) {
@@ -136,129 +147,170 @@ inline Image image_of(int64_t place, int64_t n) {
     return {place - cells * n, cells};
 }
 
-void Bins::search(double reach, Notes& notes, int64_t* ends) const {
+// Note which of the atoms in places begin … end, moved by so many cells, are near the one in a place.
+bool Bins::look(int32_t one, int32_t begin, int32_t end, const int64_t* cells, double limit, int32_t offset,
+                Notes& notes) const {
     constexpr int CHUNK = 64;
-    const double limit = reach * reach;
-    for (int64_t j = 0; j < n_atoms; ++j) {
-        const int32_t *b = bin + 3 * j, *wj = wrapped + 3 * j;
-        // From the largest shift to the smallest: seen from the centre its sign is the other.
-        for (int64_t px = b[0] + range[0]; px >= b[0] - range[0]; --px) {
-            const Image ix = image_of(px, n[0]);
-            if (ix.cells && !periodic[0]) continue;
-            for (int64_t py = b[1] + range[1]; py >= b[1] - range[1]; --py) {
-                const Image iy = image_of(py, n[1]);
-                if (iy.cells && !periodic[1]) continue;
-                int64_t top = b[2] + range[2];
-                const int64_t bottom = b[2] - range[2];
-                while (top >= bottom) {  // runs of bins of one image lie together in memory
-                    const Image iz = image_of(top, n[2]);
-                    const int64_t begin_place = iz.cells * n[2] > bottom ? iz.cells * n[2] : bottom;
-                    const int64_t run = top - begin_place;
-                    top = begin_place - 1;
-                    if (iz.cells && !periodic[2]) continue;
-                    const int64_t row = (ix.bin * n[1] + iy.bin) * n[2] + iz.bin;
-                    const int32_t begin = first[row - run], end = first[row + 1];
-                    double p[3];
-                    for (int c = 0; c < 3; ++c)
-                        p[c] = home[3 * j + c] - (double(ix.cells) * cell[0][c] + double(iy.cells) * cell[1][c] +
-                                                  double(iz.cells) * cell[2][c]);
-                    const int32_t self = ix.cells || iy.cells || iz.cells ? -1 : int32_t(j);
-                    const int32_t moved[3] = {int32_t(ix.cells) + wj[0], int32_t(iy.cells) + wj[1],
-                                              int32_t(iz.cells) + wj[2]};
-                    notes.reserve(end - begin + 1);
-                    if (notes.failed) return;
-                    Note* note = notes.items + notes.n;
-                    for (int32_t at = begin; at < end; at += CHUNK) {
-                        double square[CHUNK];
-                        const int count = int(smaller(CHUNK, end - at));
-                        for (int k = 0; k < count; ++k) {
-                            const double dx = x[at + k] - p[0], dy = y[at + k] - p[1], dz = z[at + k] - p[2];
-                            square[k] = dx * dx + dy * dy + dz * dz;
-                        }
-                        for (int k = 0; k < count; ++k) {  // the next one takes the place of one too far away
-                            const Note& other = sorted[at + k];
-                            note->center = other.center;
-                            for (int d = 0; d < 3; ++d) note->shift[d] = other.shift[d] - moved[d];
-                            note += (square[k] < limit) & (other.center != self);
-                        }
-                    }
-                    notes.n = note - notes.items;
-                }
+    double p[3] = {x[one], y[one], z[one]};
+    for (int c = 0; c < 3; ++c)
+        p[c] -= double(cells[0]) * cell[0][c] + double(cells[1]) * cell[1][c] + double(cells[2]) * cell[2][c];
+    const Place& a = sorted[one];
+    for (int32_t at = begin; at < end; at += CHUNK) {
+        double square[CHUNK];
+        int32_t near[CHUNK];
+        const int count = int(smaller(CHUNK, end - at));
+        for (int k = 0; k < count; ++k) {
+            const double dx = x[at + k] - p[0], dy = y[at + k] - p[1], dz = z[at + k] - p[2];
+            square[k] = dx * dx + dy * dy + dz * dz;
+        }
+        int n = 0;
+        for (int k = 0; k < count; ++k) {  // the next one takes the place of one too far away
+            near[n] = at + k;
+            n += square[k] < limit;
+        }
+        if (!notes.reserve(n)) return false;
+        for (int k = 0; k < n; ++k) {
+            const Place& b = sorted[near[k]];
+            Note& note = notes.items[notes.n++];
+            const bool up = a.atom <= b.atom;
+            note.low = (up ? a.atom : b.atom) + offset;
+            note.high = (up ? b.atom : a.atom) + offset;
+            for (int d = 0; d < 3; ++d) {
+                const int32_t s = int32_t(cells[d]) - b.wrapped[d] + a.wrapped[d];
+                note.shift[d] = up ? s : -s;
             }
         }
-        ends[j] = notes.n;
     }
+    return true;
 }
 
-struct Found {
-    Notes notes;
-    int64_t n_atoms;
-    int64_t* ends;  // (n_atoms,) where the notes of each neighbour end
+bool Bins::search(double reach, int32_t offset, Notes& notes) const {
+    const double limit = reach * reach;
+    const int64_t here[3] = {0, 0, 0};
+    for (int64_t bx = 0; bx < n[0]; ++bx)
+        for (int64_t by = 0; by < n[1]; ++by)
+            for (int64_t bz = 0; bz < n[2]; ++bz) {
+                const int64_t own = (bx * n[1] + by) * n[2] + bz;
+                const int32_t own_begin = first[own], own_end = first[own + 1];
+                if (own_begin == own_end) continue;
+                for (int32_t one = own_begin; one < own_end; ++one)
+                    if (!look(one, one + 1, own_end, here, limit, offset, notes)) return false;
+                // Of two opposite directions the one whose first step, along x, y or z, goes up.
+                for (int64_t px = bx; px <= bx + range[0]; ++px) {
+                    const Image ix = image_of(px, n[0]);
+                    if (ix.cells && !periodic[0]) continue;
+                    for (int64_t py = px > bx ? by - range[1] : by; py <= by + range[1]; ++py) {
+                        const Image iy = image_of(py, n[1]);
+                        if (iy.cells && !periodic[1]) continue;
+                        int64_t bottom = px > bx || py > by ? bz - range[2] : bz + 1;
+                        const int64_t top = bz + range[2];
+                        while (bottom <= top) {  // runs of bins of one image lie together in memory
+                            const Image iz = image_of(bottom, n[2]);
+                            const int64_t last = smaller(top, (iz.cells + 1) * n[2] - 1);
+                            const int64_t run = last - bottom;
+                            bottom = last + 1;
+                            if (iz.cells && !periodic[2]) continue;
+                            const int64_t row = (ix.bin * n[1] + iy.bin) * n[2] + iz.bin;
+                            const int64_t cells[3] = {ix.cells, iy.cells, iz.cells};
+                            for (int32_t one = own_begin; one < own_end; ++one)
+                                if (!look(one, first[row], first[row + run + 1], cells, limit, offset, notes)) return false;
+                        }
+                    }
+                }
+            }
+    return true;
+}
+
+
+// The edges as they are dealt out.
+struct Edges {
+    int64_t *center, *neighbor;
+    double* shift;
+
+    // Put an edge behind those of its centre, before images of the same neighbour that are moved further.
+    void put(int64_t slot, int64_t begin, int64_t i, int64_t j, double s0, double s1, double s2) {
+        while (slot > begin && neighbor[slot - 1] == j) {
+            const double* t = shift + 3 * (slot - 1);
+            if (t[0] < s0 || (t[0] == s0 && (t[1] < s1 || (t[1] == s1 && t[2] <= s2)))) break;
+            for (int d = 0; d < 3; ++d) shift[3 * slot + d] = t[d];
+            neighbor[slot] = j;
+            center[slot] = i;
+            --slot;
+        }
+        center[slot] = i;
+        neighbor[slot] = j;
+        shift[3 * slot] = s0, shift[3 * slot + 1] = s1, shift[3 * slot + 2] = s2;
+    }
 };
 
 }  // namespace
 
 extern "C" {
 
-void kg_neighbors_free(void* handle) {
-    Found* found = (Found*)handle;
-    free(found->notes.items);
-    free(found->ends);
-    free(found);
-}
-
-// Find the pairs of a batch. ``cells`` and ``inverses`` are (n_systems, 3, 3), with vectors also along directions
-// that are not periodic; ``counts`` are atoms per system. The number of edges is left in ``n_edges``; −1: no
-// memory. Gives a handle for the functions below.
-void* kg_neighbors_find(int64_t n_systems, const int64_t* counts, const double* positions, const double* cells,
-                        const double* inverses, const bool* pbc, const double* reach, int64_t* n_edges) {
-    Found* found = (Found*)calloc(1, sizeof(Found));
-    *n_edges = -1;
-    if (!found) return nullptr;
-    for (int64_t s = 0; s < n_systems; ++s) found->n_atoms += counts[s];
-    found->ends = (int64_t*)malloc(size_t(found->n_atoms + 1) * sizeof(int64_t));
-    bool ok = found->ends;
+// Find the pairs of a batch and keep them for kg_neighbors_take in the same thread. ``cells`` and ``inverses`` are
+// (n_systems, 3, 3), with vectors also along directions that are not periodic; ``counts`` are atoms per system.
+// The number of edges, two a pair; −1: no memory.
+int64_t kg_neighbors_find(int64_t n_systems, const int64_t* counts, const double* positions, const double* cells,
+                          const double* inverses, const bool* pbc, const double* reach) {
+    Notes& notes = kept;
+    notes.n = 0;
     int64_t atom = 0;
-    for (int64_t s = 0; s < n_systems && ok; ++s) {
+    for (int64_t s = 0; s < n_systems; atom += counts[s++]) {
         if (!counts[s]) continue;
         Bins bins{};
-        ok = bins.sort(positions + 3 * atom, cells + 9 * s, inverses + 9 * s, pbc + 3 * s, counts[s], *reach);
-        const int64_t before = found->notes.n;
-        if (ok) {
-            bins.search(*reach, found->notes, found->ends + atom);
-            ok = !found->notes.failed;
-        }
-        if (ok)
-            for (int64_t k = before; k < found->notes.n; ++k) found->notes.items[k].center += int32_t(atom);
+        const bool ok = bins.sort(positions + 3 * atom, cells + 9 * s, inverses + 9 * s, pbc + 3 * s, counts[s], *reach) &&
+                        bins.search(*reach, int32_t(atom), notes);
         free(bins.memory);
         free(bins.first);
-        atom += counts[s];
+        if (!ok) return -1;
     }
-    if (!ok) {
-        kg_neighbors_free(found);
-        return nullptr;
-    }
-    *n_edges = found->notes.n;
-    return found;
+    return 2 * notes.n;
 }
 
-// Deal the pairs out to their centres: centre, neighbour (n_edges,) and shift (n_edges, 3). ``next`` is
-// workspace for n_atoms + 1 numbers. Frees the handle.
-void kg_neighbors_take(void* handle, int64_t* next, int64_t* center, int64_t* neighbor, double* shift) {
-    Found* found = (Found*)handle;
-    const Notes& notes = found->notes;
-    memset(next, 0, size_t(found->n_atoms + 1) * sizeof(int64_t));
-    for (int64_t k = 0; k < notes.n; ++k) ++next[notes.items[k].center + 1];
-    for (int64_t a = 0; a < found->n_atoms; ++a) next[a + 1] += next[a];
-    int64_t k = 0;
-    for (int64_t j = 0; j < found->n_atoms; ++j)
-        for (; k < found->ends[j]; ++k) {
-            const Note& note = notes.items[k];
-            const int64_t slot = next[note.center]++;
-            center[slot] = note.center;
-            neighbor[slot] = j;
-            for (int d = 0; d < 3; ++d) shift[3 * slot + d] = double(note.shift[d]);
+// Numbers of workspace that kg_neighbors_take needs.
+int64_t kg_neighbors_numbers(int64_t n_atoms, int64_t n_edges) { return 5 * (n_atoms + 1) + n_edges / 2; }
+
+// Deal the pairs out to their atoms: centre, neighbour (n_edges,) and shift (n_edges, 3), sorted by these.
+void kg_neighbors_take(int64_t n, int64_t* workspace, int64_t* center, int64_t* neighbor, double* shift) {
+    const Notes& notes = kept;
+    Edges edges{center, neighbor, shift};
+    // For each atom where its list begins: lower neighbours, its own images, higher ones; and where each part goes on.
+    int64_t *lower = workspace, *own = lower + n + 1, *higher = own + n + 1, *next = higher + n + 1,
+            *own_begin = next + n + 1, *by_high = own_begin + n + 1;
+    memset(workspace, 0, size_t(4 * (n + 1)) * sizeof(int64_t));
+    for (int64_t k = 0; k < notes.n; ++k) {
+        const Note& note = notes.items[k];
+        if (note.low == note.high) own[note.low] += 2;
+        else ++lower[note.high], ++higher[note.low];
+        ++next[note.high];
+    }
+    for (int64_t a = 0, at = 0, noted = 0; a < n; ++a) {
+        const int64_t n_lower = lower[a], n_own = own[a], n_higher = higher[a], n_noted = next[a];
+        lower[a] = at, own[a] = own_begin[a] = at + n_lower, higher[a] = at + n_lower + n_own;
+        at = higher[a] + n_higher;
+        next[a] = noted;
+        noted += n_noted;
+    }
+    lower[n] = 2 * notes.n;
+    for (int64_t k = 0; k < notes.n; ++k) by_high[next[notes.items[k].high]++] = k;
+    // By the higher atom, so that the higher neighbours of each come in order …
+    for (int64_t k = 0; k < notes.n; ++k) {
+        const Note& note = notes.items[by_high[k]];
+        const double s[3] = {double(note.shift[0]), double(note.shift[1]), double(note.shift[2])};
+        const int64_t i = note.low, j = note.high;
+        int64_t& slot = i == j ? own[i] : higher[i];
+        const int64_t begin = own_begin[i];  // before it nothing is written yet
+        edges.put(slot++, begin, i, j, s[0], s[1], s[2]);
+        if (i == j) edges.put(slot++, begin, i, i, 0.0 - s[0], 0.0 - s[1], 0.0 - s[2]);
+    }
+    // … and then by the lower atom, for the lower neighbours.
+    int64_t* filled = next;  // how far the lower part of each is filled
+    memcpy(filled, lower, size_t(n) * sizeof(int64_t));
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t slot = own[i]; slot < higher[i]; ++slot) {
+            const double* s = shift + 3 * slot;
+            const int64_t j = neighbor[slot];
+            edges.put(filled[j]++, lower[j], j, i, 0.0 - s[0], 0.0 - s[1], 0.0 - s[2]);
         }
-    kg_neighbors_free(found);
 }
 }
