@@ -123,7 +123,7 @@ class LearnedPotential(Potential):
         form = self._inference_form()
         if form is None or system.device.type != "cpu" or system.positions.requires_grad:
             return None
-        graph = build_graph(system, neighbors, self.request, dtype=torch.float32)
+        graph = build_graph(system, neighbors, self.model.inference_request, dtype=torch.float32)
         with torch.no_grad():
             said = form(graph, heads)
         if said is None:

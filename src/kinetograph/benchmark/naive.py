@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kinetograph.graph import Graph
 from kinetograph.models.gamd import GAMD, PaperLayer
+from kinetograph.models.gnnff import GNNFF, EdgeBlock, JointLinear, NodeBlock
 from kinetograph.nn.model import Model
 
 Naive = Callable[[Graph], Tensor]
@@ -24,6 +25,8 @@ def naive_form(model: Model) -> Naive:
     """The naive form with the weights of a model; ``KeyError`` where none is written down here."""
     if isinstance(model, GAMD) and model.form == "paper":
         return _gamd(model)
+    if isinstance(model, GNNFF) and model.forces == "direct":
+        return _gnnff(model)
     raise KeyError(type(model).__name__)
 
 
@@ -53,3 +56,63 @@ def _gamd(model: GAMD) -> Naive:
         return out
 
     return forces
+
+
+def _gnnff(model: GNNFF) -> Naive:
+    """GNNFF (npj Comput. Mater. 7, 73), with its sums over c¹ of every edge and c³ of every triplet."""
+
+    def forces(graph: Graph) -> Tensor:
+        nodes = model.node_embedding(graph.atomic_numbers)
+        edges = model.basis(graph.distances)
+        envelope = model.envelope_of(graph.distances)
+        for node_block, edge_block in zip(model.node_blocks, model.edge_blocks, strict=True):
+            assert isinstance(node_block, NodeBlock)
+            assert isinstance(edge_block, EdgeBlock)
+            old, nodes = nodes, _gnnff_nodes(node_block, nodes, edges, graph, envelope)
+            seen = nodes if model.updated_nodes else old
+            c2 = seen[graph.center] * seen[graph.neighbor]
+            pair = edge_block.pair_gate_norm(_gate(edge_block.pair_norm(edge_block.two_body(c2))))
+            total = gnnff_three_body(edge_block, seen, edges, graph, envelope)
+            edges = torch.tanh(edges + pair + edge_block.sum_norm(total))
+        scalar = model.force_head(edges)
+        if envelope is not None:
+            scalar = scalar * envelope.unsqueeze(1)
+        along = model.outward * scalar * (graph.edge_vectors / graph.distances.unsqueeze(1))
+        return along.new_zeros(graph.n_atoms, 3).index_add(0, graph.center, along)
+
+    return forces
+
+
+def gnnff_three_body(
+    block: EdgeBlock, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor | None
+) -> Tensor:
+    """(n_edges, edge_width): the sum over triplets of GNNFF's eq. 5."""
+    assert graph.triplets is not None
+    first, second = graph.triplets.first, graph.triplets.second
+    i, j, k = graph.center[first], graph.neighbor[first], graph.neighbor[second]
+    c3 = torch.cat([nodes[i], nodes[j], nodes[k], edges[first], edges[second]], dim=1)
+    message = _gate(block.triplet_norm(_joint(block.three_body, c3)))
+    if envelope is not None:
+        message = message * envelope[second].unsqueeze(1)
+    return torch.zeros_like(edges).index_add(0, first, message)
+
+
+def _gnnff_nodes(
+    block: NodeBlock, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor | None
+) -> Tensor:
+    """GNNFF's eq. 3."""
+    c1 = torch.cat([nodes[graph.center], edges], dim=1)
+    message = _gate(block.pair_norm(_joint(block.pair, c1)))
+    if envelope is not None:
+        message = message * envelope.unsqueeze(1)
+    total = torch.zeros_like(nodes).index_add(0, graph.center, message)
+    return torch.tanh(nodes + block.sum_norm(total))
+
+
+def _joint(linear: JointLinear, concatenation: Tensor) -> Tensor:
+    return nn.functional.linear(concatenation, linear.weight, linear.bias)
+
+
+def _gate(x: Tensor) -> Tensor:
+    openness, core = x.chunk(2, dim=1)
+    return torch.sigmoid(openness) * torch.tanh(core)

@@ -46,6 +46,7 @@ Three forms, as presets:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -54,6 +55,9 @@ from torch.nn import functional
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.kernels import library
+from kinetograph.kernels.gnnff import Affine, FusedGNNFF, LayerWeights, Weights
+from kinetograph.kernels.native import Library
 from kinetograph.nn.activations import ShiftedSoftplus
 from kinetograph.nn.batch_norm import BatchNorm
 from kinetograph.nn.elements import ElementEmbedding
@@ -64,6 +68,8 @@ from kinetograph.nn.model import (
     GRADIENT,
     Forces,
     Head,
+    Inference,
+    InferenceForm,
     Model,
     Offer,
     Outputs,
@@ -385,9 +391,8 @@ class GNNFF(Model):
     def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         nodes = self.node_embedding(graph.atomic_numbers)
         edges = self.basis(graph.distances)
-        envelope = None
-        if self.envelope:
-            envelope = polynomial_envelope(graph.distances / self.request.cutoff, ENVELOPE_EXPONENT)
+        envelope = self.envelope_of(graph.distances)
+        if envelope is not None:
             envelope = envelope.unsqueeze(1)
         assert graph.triplets is not None
         first, second = graph.triplets.first, graph.triplets.second
@@ -408,6 +413,86 @@ class GNNFF(Model):
             along = (self.outward * scalar) * graph.unit_vectors
             forces = sum_to(graph.center, along, graph.n_atoms)
         return Outputs(energies=energies, forces=forces)
+
+    def envelope_of(self, distances: Tensor) -> Tensor | None:
+        """(n,) factors of what edges give; ``None``: all count fully."""
+        return polynomial_envelope(distances / self.request.cutoff, ENVELOPE_EXPONENT) if self.envelope else None
+
+    @property
+    def inference_request(self) -> GraphRequest:
+        return self.request.edges_only()  # triplets are found on the way
+
+    def inference_form(self) -> InferenceForm | None:
+        native = library()
+        if native is None or self.forces != "direct":
+            return None
+        with torch.no_grad():
+            return _Inference(self, native)
+
+
+class _Inference:
+    """The network in compiled passes."""
+
+    def __init__(self, model: GNNFF, native: Library) -> None:
+        self.model = model
+        basis = model.basis
+        if isinstance(basis, TrainableGaussians):
+            centers, sharpness = basis.centers, 0.5 / basis.widths.square()
+        else:
+            centers = basis.start + basis.spacing * torch.arange(basis.n_functions, dtype=torch.float64)
+            sharpness = torch.full_like(centers, basis.gamma)
+        blocks = zip(model.node_blocks, model.edge_blocks, strict=True)
+        self.network = FusedGNNFF(
+            native,
+            Weights(
+                layers=[_layer_weights(*block) for block in blocks],
+                centers=centers,
+                sharpness=sharpness,
+                force_head=[(x.weight, x.bias) for x in model.force_head if isinstance(x, nn.Linear)],
+                outward=model.outward,
+                updated_nodes=model.updated_nodes,
+                way_back=model.request.triplets == "walk",
+            ),
+        )
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference:
+        envelope = self.model.envelope_of(graph.distances)
+        edges = self.network.edges(
+            *(graph.center, graph.neighbor, graph.edge_vectors, graph.distances, envelope, graph.n_atoms)
+        )
+        nodes: Tensor = self.model.node_embedding(graph.atomic_numbers)
+        return Inference(forces=self.network.direct(edges, nodes))
+
+
+def _layer_weights(node_block: NodeBlock, edge_block: EdgeBlock) -> LayerWeights:
+    pair, two_body, three_body = node_block.pair, edge_block.two_body, edge_block.three_body
+    pair_scale, pair_shift = _affine(node_block.pair_norm, len(pair.bias))
+    two_scale, two_shift = _affine(edge_block.pair_norm, len(two_body.bias))
+    three_scale, three_shift = _affine(edge_block.triplet_norm, len(three_body.bias))
+    width, edge_width = len(pair.bias) // 2, len(two_body.bias) // 2
+    of_node, of_edge = (pair_scale.unsqueeze(1) * pair.weight.double()).split(pair.widths, dim=1)
+    i, j, k, ij, jk = (three_scale.unsqueeze(1) * three_body.weight.double()).split(three_body.widths, dim=1)
+    return LayerWeights(
+        pair=(of_node, of_edge),
+        pair_bias=pair_scale * pair.bias.double() + pair_shift,
+        node_norm=_affine(node_block.sum_norm, width),
+        two_body=two_scale.unsqueeze(1) * two_body.weight.double(),
+        two_body_bias=two_scale * two_body.bias.double() + two_shift,
+        two_body_norm=_affine(edge_block.pair_gate_norm, edge_width),
+        three_body=(i, j, k, ij, jk),
+        three_body_bias=three_scale * three_body.bias.double() + three_shift,
+        edge_norm=_affine(edge_block.sum_norm, edge_width),
+    )
+
+
+def _affine(norm: nn.Module, width: int) -> Affine:
+    """What a normalisation multiplies by and adds in evaluation mode, in double precision."""
+    if not isinstance(norm, BatchNorm):
+        return torch.ones(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+    return scale, norm.bias.double() - scale * norm.running_mean.double()
 
 
 def _require_differentiable(neighborhood: str, envelope: bool, normalization: str) -> None:

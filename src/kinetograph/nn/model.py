@@ -135,6 +135,11 @@ class Model(nn.Module, ABC):
         computed from them: forces and stress are taken from there.
         """
 
+    @property
+    def inference_request(self) -> GraphRequest:
+        """What the inference form needs of a graph: the edges of ``request``, with no more than it reads."""
+        return self.request
+
     def inference_form(self) -> InferenceForm | None:
         """A faster form for running on a CPU in single precision, made anew when weights have changed.
 

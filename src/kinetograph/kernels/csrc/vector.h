@@ -83,6 +83,17 @@ INLINE vf exp(vf x) {
     return p * (vf)(exponent << 23);
 }
 
+// 1/x to about an ulp, for x from 1e-37 to 1e37.
+INLINE vf reciprocal(vf x) {
+#if defined(__AVX512F__)
+    typedef __attribute__((vector_size(64))) float v16;
+    const vf r = (vf)__builtin_ia32_rcp14ps512_mask((v16)x, (v16)x, -1);
+    return r + r * (1.0f - x * r);  // a step of Newton's from 14 bits
+#else
+    return 1.0f / x;
+#endif
+}
+
 INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
 INLINE vf silu(vf x) { return x / (1.0f + exp(-x)); }
 
