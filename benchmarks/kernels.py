@@ -23,11 +23,13 @@ import torch
 from vesin import NeighborList as VesinList
 
 from kinetograph import kernels
-from kinetograph.benchmark.naive import naive_form
+from kinetograph.benchmark.naive import gnnff_three_body, naive_form
 from kinetograph.graph import build_graph, neighbors_for
+from kinetograph.kernels.gnnff import FusedGNNFF
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import PRESETS, build
 from kinetograph.models.classical import LennardJones
+from kinetograph.models.gnnff import GNNFF
 from kinetograph.reference.openmm_systems import water_numbers
 from kinetograph.reference.starts import water_start
 from kinetograph.system import System
@@ -41,6 +43,10 @@ CASES = {
     "gamd": ("gamd", 4.2, {}),
     "gamd-code": ("gamd-code", 4.2, {}),
     "gamd-covariant": ("gamd-covariant", 4.2, {}),
+    "gnnff": ("gnnff", 5.0, {}),
+    "gnnff 64, 12 nearest": ("gnnff", 5.0, {"width": 64, "edge_width": 64}),
+    "gnnff 64, 16 nearest": ("gnnff", 5.0, {"width": 64, "edge_width": 64, "n_neighbors": 16}),
+    "gnnff-smooth": ("gnnff-smooth", 4.2, {}),
 }
 
 
@@ -118,6 +124,35 @@ def force_calls(system: System, rounds: int) -> None:
         )
 
 
+def three_body_term(system: System, rounds: int) -> None:
+    """GNNFF's sum over triplets alone, of random states, against its naive form."""
+    name = "gnnff 64, 16 nearest"
+    potential, exact = (model(*CASES[name], double=double) for double in (False, True))
+    assert isinstance(potential.model, GNNFF)
+    form = potential.model.inference_form()
+    if form is None:
+        return
+    network: FusedGNNFF = form.network
+    neighbors = neighbors_for(system, potential.request)
+    graph = build_graph(system, neighbors, potential.request, dtype=torch.float32)
+    edges = network.edges(
+        *(graph.center, graph.neighbor, graph.edge_vectors, graph.distances, None, graph.n_atoms)
+    )
+    nodes, states = torch.randn(graph.n_atoms, 64).tanh(), torch.randn(graph.n_edges, 64).tanh()
+    block, exact_block = potential.model.edge_blocks[1], exact.model.edge_blocks[1]
+    actions = {
+        "compiled": lambda: network.three_body(edges, 1, nodes, states),
+        "naive": lambda: gnnff_three_body(block, nodes, states, graph, None),
+    }
+    true = gnnff_three_body(exact_block, nodes.double(), states.double(), graph, None)
+    errors = [float((action() - true).norm() / true.norm()) for action in actions.values()]
+    ms = interleaved(actions, rounds)
+    print(
+        f"three-body term of {name}: {ms['compiled']:.2f} ms, naive {ms['naive']:.1f} "
+        f"({ms['naive'] / ms['compiled']:.1f}x); error {errors[0]:.1e} (naive {errors[1]:.1e})"
+    )
+
+
 def lists(system: System, rounds: int) -> None:
     """The pair search, against vesin's with vectors."""
     request = replace(model("painn-small", 4.2, {}).request, cutoff=4.7)
@@ -157,6 +192,7 @@ def main() -> None:
     )
     with torch.no_grad():
         force_calls(system, arguments.rounds)
+        three_body_term(system, arguments.rounds)
     lists(system, arguments.rounds)
     argon = LennardJones(epsilon=0.0103, sigma=3.4, cutoff=6.8)
     neighbors = neighbors_for(system, argon.request)

@@ -11,7 +11,7 @@ from torch import Tensor
 from kinetograph import kernels
 from kinetograph.bonds import BondRule, with_bonds
 from kinetograph.errors import UserError
-from kinetograph.kernels.edges import edges_within
+from kinetograph.kernels.edges import edges_within, nearest_edges
 from kinetograph.neighbors import NeighborList
 from kinetograph.system import System
 from kinetograph.triplets import Quadruplets, TripletKind, Triplets, quadruplets, reverse_edges, triplets
@@ -266,6 +266,11 @@ def _nearest(edges: _Edges, system: System, request: GraphRequest) -> Tensor:
             f"but the model reads the {k} nearest",
             where=_name(system, index),
             mend="Give a larger cutoff or fewer neighbours; a molecule of n atoms has at most n − 1.",
+        )
+    native = kernels.library()
+    if native is not None and edges.distances.dtype == torch.float64 and edges.distances.device.type == "cpu":
+        return nearest_edges(
+            native, edges.center.contiguous(), edges.distances.detach().contiguous(), k, TIE_TOLERANCE_A
         )
     by_distance = torch.argsort(edges.distances, stable=True)
     order = by_distance[torch.argsort(edges.center[by_distance], stable=True)]

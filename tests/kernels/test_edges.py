@@ -112,3 +112,24 @@ def test_lennard_jones_is_its_plain_form(library: Library, truncation: Truncatio
     for name in ("forces", "energy", "atomic_energies", "stress"):
         mine, theirs = getattr(ours, name), getattr(plain, name)
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14, equal_nan=True)
+
+
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_nearest_neighbours_are_those_of_the_plain_form(library: Library, k: int) -> None:
+    """With ties, which are common in crystals, with atoms that have fewer neighbours and with none at all."""
+    crystal = ase.Atoms(
+        "Ar8", np.stack(np.meshgrid(*[[0.0, 3.0]] * 3), -1).reshape(-1, 3), cell=[6] * 3, pbc=True
+    )
+    request = GraphRequest(cutoff=4.5, n_nearest=k, nearest_required=False)
+    for frames in ([crystal], *(structures(seed) for seed in range(20)), [ase.Atoms("Ar")]):
+        system = System.from_ase(frames)
+        neighbors = neighbors_for(system, request, skin=0.5)
+        try:
+            ours = build_graph(system, neighbors, request)
+        except UserError:  # two atoms in one place
+            continue
+        with kernels.plain_forms():
+            plain = build_graph(system, neighbors, request)
+        assert torch.equal(ours.center, plain.center)
+        assert torch.equal(ours.neighbor, plain.neighbor)
+        assert torch.allclose(ours.edge_vectors, plain.edge_vectors, rtol=0.0, atol=1e-12)

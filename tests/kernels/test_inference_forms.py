@@ -21,7 +21,7 @@ from kinetograph.graph import neighbors_for
 from kinetograph.kernels.filter import EdgeNetwork
 from kinetograph.kernels.native import Library
 from kinetograph.learned_potential import LearnedPotential
-from kinetograph.models import build
+from kinetograph.models import PRESETS, build
 from kinetograph.potential import Prediction
 from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
@@ -219,11 +219,41 @@ def test_schnet_says_what_it_says_in_double_precision(library: Library, options:
         assert error(mine, exact_value) < 2.0 * error(getattr(plain, name), exact_value) + own, name
 
 
-ALL = ["painn", "gamd", "schnet"]
+@pytest.mark.parametrize("preset", ["gnnff", "gnnff-smooth", "gnnff-code", "gnnff-pyg"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"width": 64, "edge_width": 64},
+        {"width": 20, "edge_width": 36, "updated_nodes": False, "way_back": False},
+        {"width": 40, "edge_width": 9, "n_layers": 1, "force_network": "even", "envelope": True},
+    ],
+    ids=str,
+)
+def test_gnnff_says_what_it_says_in_double_precision(
+    library: Library, preset: str, options: dict[str, Any]
+) -> None:
+    hyperparameters = {**PRESETS[preset].hyperparameters, "nearest_required": False, **options}
+    fast = model("gnnff", "direct", **hyperparameters)
+    generator = torch.Generator().manual_seed(2)
+    for name, buffer in fast.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0, generator=generator)
+        elif name.endswith("running_mean"):
+            buffer.normal_(0.0, 0.3, generator=generator)
+    assert fast._inference_form() is not None
+    exact = predict(copy.deepcopy(fast).double(), batch()).forces
+    ours = predict(fast, batch()).forces
+    with kernels.plain_forms():
+        plain = predict(fast, batch()).forces
+    assert error(ours, exact) < 2.0 * error(plain, exact) + 3e-7
+
+
+ALL = ["painn", "gamd", "schnet", "gnnff"]
+NEEDED: dict[str, dict[str, Any]] = {"gnnff": {"nearest_required": False}}
 
 
 def small(architecture: str, forces: str = "direct") -> LearnedPotential:
-    return model(architecture, forces, width=16, n_layers=1)
+    return model(architecture, forces, width=16, n_layers=1, **NEEDED.get(architecture, {}))
 
 
 def form_of(potential: LearnedPotential) -> Any:

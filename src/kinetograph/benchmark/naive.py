@@ -77,7 +77,7 @@ def _gnnff(model: GNNFF) -> Naive:
         scalar = model.force_head(edges)
         if envelope is not None:
             scalar = scalar * envelope.unsqueeze(1)
-        along = model.outward * scalar * (graph.edge_vectors / graph.distances.unsqueeze(1))
+        along: Tensor = model.outward * scalar * (graph.edge_vectors / graph.distances.unsqueeze(1))
         return along.new_zeros(graph.n_atoms, 3).index_add(0, graph.center, along)
 
     return forces
@@ -106,7 +106,8 @@ def _gnnff_nodes(
     if envelope is not None:
         message = message * envelope.unsqueeze(1)
     total = torch.zeros_like(nodes).index_add(0, graph.center, message)
-    return torch.tanh(nodes + block.sum_norm(total))
+    out: Tensor = torch.tanh(nodes + block.sum_norm(total))
+    return out
 
 
 def _joint(linear: JointLinear, concatenation: Tensor) -> Tensor:

@@ -108,6 +108,28 @@ def edges_within(
     )
 
 
+def nearest_edges(library: Library, center: Tensor, distances: Tensor, k: int, tolerance: float) -> Tensor:
+    """(n,) int64: the edges to the k nearest neighbours of each centre, and to those tied with the last.
+
+    Args:
+        center: (n_edges,) int64, ascending.
+        distances: (n_edges,) float64 Å.
+        k: at least 1; a centre with fewer neighbours keeps them all.
+        tolerance: Å: who is no farther than the k-th by more than this is tied with it.
+    """
+    require(torch.int64, center)
+    require(torch.float64, distances)
+    n_edges = len(center)
+    chosen = torch.empty(n_edges + 1, dtype=torch.int64)
+    n = library(
+        "kg_nearest_edges",
+        *(n_edges, center, distances, k),
+        ctypes.byref(ctypes.c_double(tolerance)),
+        *(chosen, torch.empty(k, dtype=torch.float64)),
+    )
+    return chosen[:n]
+
+
 def forces_from_slopes(
     library: Library,
     center: Tensor,

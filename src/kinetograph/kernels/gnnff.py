@@ -78,7 +78,10 @@ class _HeadLayer(ctypes.Structure):
 
 class _Network(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("width", "edge_width", "n_layers", "updated_nodes", "way_back")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("width", "edge_width", "n_layers", "updated_nodes", "way_back")
+        ),
         *((name, ctypes.c_void_p) for name in ("centers", "sharpness", "layers")),
         ("n_hidden", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("head", "last")),
@@ -163,7 +166,9 @@ class FusedGNNFF:
         """
         require(torch.int64, center, neighbor)
         require(torch.float32, vectors, distances, envelope)
-        tensors = [t if t is None else t.contiguous() for t in (center, neighbor, vectors, distances, envelope)]
+        tensors = [
+            t if t is None else t.contiguous() for t in (center, neighbor, vectors, distances, envelope)
+        ]
         n_edges = len(center)
         first, first_incoming = torch.empty(2, n_atoms + 1, dtype=torch.int64, device="cpu")
         incoming = torch.empty(n_edges, dtype=torch.int64, device="cpu")
@@ -181,7 +186,9 @@ class FusedGNNFF:
             nodes: (n_atoms, width) float32 first states of the atoms.
         """
         forces = floats(edges.n_atoms, 3)
-        self._library("kg_gnnff_direct", *self._call(edges), self._states(nodes, 0), self._memory(edges), forces)
+        self._library(
+            "kg_gnnff_direct", *self._call(edges), self._states(nodes, 0), self._memory(edges), forces
+        )
         return forces
 
     def three_body(self, edges: Edges, layer: int, nodes: Tensor, states: Tensor) -> Tensor:
@@ -194,7 +201,13 @@ class FusedGNNFF:
         states = self._states(states, 1)
         sums = torch.empty_like(states)
         self._library(
-            "kg_gnnff_three_body", *self._call(edges), layer, self._states(nodes, 0), states, self._memory(edges), sums
+            "kg_gnnff_three_body",
+            *self._call(edges),
+            layer,
+            self._states(nodes, 0),
+            states,
+            self._memory(edges),
+            sums,
         )
         return sums[:, : self._widths[1]]
 
@@ -221,7 +234,10 @@ class FusedGNNFF:
         native.pair_node, native.pair_edge = (self._gates(part) for part in layer.pair)
         native.pair_bias = self._gate_bias(layer.pair_bias)
         native.node_scale, native.node_shift = (self._keep(self._rows(x, groups=1)) for x in layer.node_norm)
-        native.two_body, native.two_body_bias = self._gates(layer.two_body), self._gate_bias(layer.two_body_bias)
+        native.two_body, native.two_body_bias = (
+            self._gates(layer.two_body),
+            self._gate_bias(layer.two_body_bias),
+        )
         *of_ends, first, second = layer.three_body
         native.first, native.second = self._gates(first), self._gates(second)
         native.ends = self._pack(torch.cat([self._gate_rows(part) for part in of_ends]))

@@ -46,7 +46,6 @@ Three forms, as presets:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -416,7 +415,9 @@ class GNNFF(Model):
 
     def envelope_of(self, distances: Tensor) -> Tensor | None:
         """(n,) factors of what edges give; ``None``: all count fully."""
-        return polynomial_envelope(distances / self.request.cutoff, ENVELOPE_EXPONENT) if self.envelope else None
+        return (
+            polynomial_envelope(distances / self.request.cutoff, ENVELOPE_EXPONENT) if self.envelope else None
+        )
 
     @property
     def inference_request(self) -> GraphRequest:
@@ -437,7 +438,8 @@ class _Inference:
         self.model = model
         basis = model.basis
         if isinstance(basis, TrainableGaussians):
-            centers, sharpness = basis.centers, 0.5 / basis.widths.square()
+            centers: Tensor = basis.centers
+            sharpness = 0.5 / basis.widths.square()
         else:
             centers = basis.start + basis.spacing * torch.arange(basis.n_functions, dtype=torch.float64)
             sharpness = torch.full_like(centers, basis.gamma)
@@ -445,7 +447,7 @@ class _Inference:
         self.network = FusedGNNFF(
             native,
             Weights(
-                layers=[_layer_weights(*block) for block in blocks],
+                layers=[_layer_weights(node_block, edge_block) for node_block, edge_block in blocks],
                 centers=centers,
                 sharpness=sharpness,
                 force_head=[(x.weight, x.bias) for x in model.force_head if isinstance(x, nn.Linear)],
@@ -464,14 +466,18 @@ class _Inference:
         return Inference(forces=self.network.direct(edges, nodes))
 
 
-def _layer_weights(node_block: NodeBlock, edge_block: EdgeBlock) -> LayerWeights:
+def _layer_weights(node_block: nn.Module, edge_block: nn.Module) -> LayerWeights:
+    assert isinstance(node_block, NodeBlock)
+    assert isinstance(edge_block, EdgeBlock)
     pair, two_body, three_body = node_block.pair, edge_block.two_body, edge_block.three_body
     pair_scale, pair_shift = _affine(node_block.pair_norm, len(pair.bias))
     two_scale, two_shift = _affine(edge_block.pair_norm, len(two_body.bias))
     three_scale, three_shift = _affine(edge_block.triplet_norm, len(three_body.bias))
     width, edge_width = len(pair.bias) // 2, len(two_body.bias) // 2
-    of_node, of_edge = (pair_scale.unsqueeze(1) * pair.weight.double()).split(pair.widths, dim=1)
-    i, j, k, ij, jk = (three_scale.unsqueeze(1) * three_body.weight.double()).split(three_body.widths, dim=1)
+    of_node, of_edge = torch.split(pair_scale.unsqueeze(1) * pair.weight.double(), pair.widths, dim=1)
+    i, j, k, ij, jk = torch.split(
+        three_scale.unsqueeze(1) * three_body.weight.double(), three_body.widths, dim=1
+    )
     return LayerWeights(
         pair=(of_node, of_edge),
         pair_bias=pair_scale * pair.bias.double() + pair_shift,

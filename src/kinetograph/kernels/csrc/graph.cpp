@@ -54,9 +54,38 @@ void forces_from_slopes(int64_t n_edges, const int64_t* center, const int64_t* n
     }
 }
 
+// Edges to the k nearest neighbours of each centre and to those as far as the last of them, within a tolerance: how
+// many, and which. ``kept`` is for k distances.
+int64_t nearest_edges(int64_t n_edges, const int64_t* center, const double* distances, int64_t k, double tolerance,
+                      int64_t* chosen, double* kept) {
+    int64_t n = 0;
+    for (int64_t begin = 0, end; begin < n_edges; begin = end) {
+        int64_t n_kept = 0;  // the smallest so far, ascending
+        for (end = begin; end < n_edges && center[end] == center[begin]; ++end) {
+            const double d = distances[end];
+            if (n_kept == k && d >= kept[k - 1]) continue;
+            int64_t place = n_kept < k ? n_kept++ : k - 1;
+            for (; place > 0 && kept[place - 1] > d; --place) kept[place] = kept[place - 1];
+            kept[place] = d;
+        }
+        const double limit = kept[n_kept - 1] + tolerance;
+        for (int64_t e = begin; e < end; ++e) {
+            chosen[n] = e;
+            n += distances[e] <= limit;  // the next edge takes the place of one that is too long
+        }
+    }
+    return n;
+}
+
 }  // namespace
 
 extern "C" {
+
+// ``chosen`` has room for one more than n_edges, which are sorted by centre.
+int64_t kg_nearest_edges(int64_t n_edges, const int64_t* center, const double* distances, int64_t k,
+                         const double* tolerance, int64_t* chosen, double* kept) {
+    return nearest_edges(n_edges, center, distances, k, *tolerance, chosen, kept);
+}
 
 // The edges closer than the cutoff: how many; which, with their ends, vectors and distances; and of all edges
 // the square of the shortest with its number. Outputs have room for one more than n_edges. ``system_index`` is
