@@ -248,6 +248,53 @@ def test_gnnff_says_what_it_says_in_double_precision(
     assert error(ours, exact) < 2.0 * error(plain, exact) + 3e-7
 
 
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"width": 64, "edge_width": 32},
+        {"width": 20, "edge_width": 9, "updated_nodes": False, "way_back": False},
+        {"width": 40, "edge_width": 60, "n_layers": 1},
+    ],
+    ids=str,
+)
+def test_gnnff_with_energies(library: Library, options: dict[str, Any], scale: float) -> None:
+    """Also with weights so large that triplets need exponentials of their own."""
+    made = []
+    for double in (False, True):
+        potential = model("gnnff", "both", double=double, **{"n_layers": 2, **options})
+        with torch.no_grad():
+            for name, parameter in potential.named_parameters():
+                if "three_body" in name:
+                    parameter *= scale
+        made.append(potential)
+    fast, exact = made
+    assert fast._inference_form() is not None
+    ours, theirs = predict(fast, batch(), also_direct=True), predict(exact, batch(), also_direct=True)
+    with kernels.plain_forms():
+        plain = predict(fast, batch(), also_direct=True)
+    # Both round; with large weights what is rounded are large exponents.
+    own = {1.0: 1e-6, 60.0: 2e-5}[scale]
+    for name in ("direct_forces", "energy", "forces", "stress"):
+        mine, exact_value = getattr(ours, name), getattr(theirs, name)
+        assert error(mine, exact_value) < 3.0 * error(getattr(plain, name), exact_value) + own, name
+    fast.use_forces("direct")
+    assert error(predict(fast, batch()).forces, ours.direct_forces) == 0.0
+
+
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
+def test_gnnff_does_not_feel_the_batch(library: Library, forces: str) -> None:
+    """Edges of all structures share tiles; sums run over each atom's own."""
+    potential = model("gnnff", forces, width=20, edge_width=24, n_layers=2, **NEEDED["gnnff"])
+    whole, first = predict(potential, batch()).forces, 0
+    for structure in batch().to_ase():
+        alone = predict(potential, System.from_ase(structure)).forces
+        ours = whole[first : first + len(structure)]
+        first += len(structure)
+        # Node products of torch round differently in matrices of other sizes.
+        assert torch.equal(alone, ours) if forces == "direct" else torch.allclose(alone, ours, atol=1e-6)
+
+
 ALL = ["painn", "gamd", "schnet", "gnnff"]
 NEEDED: dict[str, dict[str, Any]] = {"gnnff": {"nearest_required": False}}
 

@@ -7,7 +7,7 @@ identity that spares triplets their exponentials, are in ``csrc/gnnff.cpp``.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class Weights:
-    """All that a GNNFF with direct forces is made of."""
+    """All that a GNNFF is made of, but for its first states of atoms and its energy head."""
 
     layers: Sequence[LayerWeights]
     centers: Tensor
@@ -51,7 +51,7 @@ class Weights:
     sharpness: Tensor
     """(edge_width,) Å⁻²."""
     force_head: Sequence[tuple[Tensor, Tensor]]
-    """Weights and biases; a shifted softplus between them."""
+    """Weights and biases; a shifted softplus between them. Empty where there is none."""
     outward: float
     """1 where a positive scalar pulls an atom to its neighbour, −1 where it pushes."""
     updated_nodes: bool
@@ -65,6 +65,7 @@ class _Layer(ctypes.Structure):
             *("pair_node", "pair_bias", "pair_edge", "node_scale", "node_shift"),
             *("two_body", "two_body_bias", "ends", "ends_bias", "first", "second"),
             *("pair_scale", "sum_scale", "shift"),
+            *("pair_node_back", "pair_edge_back", "two_body_back", "ends_back", "first_back", "second_back"),
         )
     ]
 
@@ -109,6 +110,24 @@ class Edges:
     """What it points to."""
 
 
+EnergyHead = Callable[[Tensor, Tensor], Tensor]
+"""(n_atoms, width) and (n_atoms, edge_width) → (n_atoms,) energies; differentiable."""
+
+
+@dataclass(frozen=True)
+class Energies:
+    """Energies and the derivatives of their sum, each as if the other variable did not change."""
+
+    energies: Tensor
+    """(n_atoms,)."""
+    by_distances: Tensor
+    """(n_edges,) 1/Å."""
+    by_envelope: Tensor
+    """(n_edges,)."""
+    forces: Tensor | None
+    """(n_atoms, 3) of the direct head."""
+
+
 class FusedGNNFF:
     """A trained GNNFF in the form it runs in."""
 
@@ -122,7 +141,8 @@ class FusedGNNFF:
         self._layers = (_Layer * len(weights.layers))()
         for native, layer in zip(self._layers, weights.layers, strict=True):
             self._fill(native, layer)
-        *hidden, (last, last_bias) = weights.force_head
+        nothing = torch.zeros(1, self._widths[1]), torch.zeros(1)
+        *hidden, (last, last_bias) = weights.force_head or [nothing]
         self._head = (_HeadLayer * len(hidden))()
         for native_head, (weight, bias) in zip(self._head, hidden, strict=True):
             padded = self._rows(weight, groups=1)
@@ -191,6 +211,38 @@ class FusedGNNFF:
         )
         return forces
 
+    def conservative(
+        self, edges: Edges, nodes: Tensor, energy_head: EnergyHead, *, also_direct: bool
+    ) -> Energies:
+        """Energies with their derivatives, and forces of the direct head where asked for.
+
+        Args:
+            edges: with an envelope; no normalisation in any layer.
+            nodes: (n_atoms, width) float32 first states of the atoms.
+            energy_head: of each atom's last state and of Σ envelope × the last states of its edges.
+        """
+        (width, edge_width), n_atoms, n_edges = self._padded_widths, edges.n_atoms, edges.native.n_edges
+        network = ctypes.byref(self._network)
+        n_floats = self._library("kg_gnnff_conservative_floats", network, n_atoms, n_edges, edges.most)
+        memory = self._workspace.bytes("kept", 4 * n_floats)
+        last_nodes, around = floats(n_atoms, width), floats(n_atoms, edge_width)
+        forces = floats(n_atoms, 3) if also_direct else None
+        self._library(
+            "kg_gnnff_states",
+            *(*self._call(edges), self._states(nodes, 0), memory, last_nodes, around, forces),
+        )
+        with torch.enable_grad():
+            leaves = [last_nodes.requires_grad_(True), around.requires_grad_(True)]
+            energies = energy_head(last_nodes[:, : self._widths[0]], around[:, : self._widths[1]])
+            by_nodes, by_around = torch.autograd.grad(energies.sum(), leaves)
+        by_distances, by_envelope = floats(n_edges), floats(n_edges)
+        self._library(
+            "kg_gnnff_slopes",
+            *(*self._call(edges), memory, by_nodes.contiguous(), by_around.contiguous()),
+            *(by_distances, by_envelope),
+        )
+        return Energies(energies.detach(), by_distances, by_envelope, forces)
+
     def three_body(self, edges: Edges, layer: int, nodes: Tensor, states: Tensor) -> Tensor:
         """(n_edges, edge_width): the sum over triplets of one layer.
 
@@ -240,7 +292,15 @@ class FusedGNNFF:
         )
         *of_ends, first, second = layer.three_body
         native.first, native.second = self._gates(first), self._gates(second)
-        native.ends = self._pack(torch.cat([self._gate_rows(part) for part in of_ends]))
+        ends = torch.cat([self._gate_rows(part) for part in of_ends])
+        native.ends, native.ends_back = self._pack(ends), self._pack(ends.T)
+        (
+            native.pair_node_back,
+            native.pair_edge_back,
+            native.two_body_back,
+            native.first_back,
+            native.second_back,
+        ) = (self._pack(self._gate_rows(part).T) for part in (*layer.pair, layer.two_body, first, second))
         bias = self._gate_rows(layer.three_body_bias)
         native.ends_bias = self._keep(pad(bias, (0, 2 * len(bias))))
         (pair_scale, pair_shift), (sum_scale, sum_shift) = layer.two_body_norm, layer.edge_norm

@@ -425,7 +425,7 @@ class GNNFF(Model):
 
     def inference_form(self) -> InferenceForm | None:
         native = library()
-        if native is None or self.forces != "direct":
+        if native is None:
             return None
         with torch.no_grad():
             return _Inference(self, native)
@@ -443,6 +443,7 @@ class _Inference:
         else:
             centers = basis.start + basis.spacing * torch.arange(basis.n_functions, dtype=torch.float64)
             sharpness = torch.full_like(centers, basis.gamma)
+        force_head = list(model.force_head) if "direct" in model.heads else []
         blocks = zip(model.node_blocks, model.edge_blocks, strict=True)
         self.network = FusedGNNFF(
             native,
@@ -450,20 +451,34 @@ class _Inference:
                 layers=[_layer_weights(node_block, edge_block) for node_block, edge_block in blocks],
                 centers=centers,
                 sharpness=sharpness,
-                force_head=[(x.weight, x.bias) for x in model.force_head if isinstance(x, nn.Linear)],
-                outward=model.outward,
+                force_head=[(x.weight, x.bias) for x in force_head if isinstance(x, nn.Linear)],
+                outward=model.outward if force_head else 1.0,
                 updated_nodes=model.updated_nodes,
                 way_back=model.request.triplets == "walk",
             ),
         )
 
     def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference:
-        envelope = self.model.envelope_of(graph.distances)
+        conservative = "conservative" in heads
+        with torch.set_grad_enabled(conservative):
+            distances = graph.distances.detach().requires_grad_(conservative)
+            envelope = self.model.envelope_of(distances)
         edges = self.network.edges(
-            *(graph.center, graph.neighbor, graph.edge_vectors, graph.distances, envelope, graph.n_atoms)
+            *(graph.center, graph.neighbor, graph.edge_vectors, graph.distances),
+            *(None if envelope is None else envelope.detach(), graph.n_atoms),
         )
-        nodes: Tensor = self.model.node_embedding(graph.atomic_numbers)
-        return Inference(forces=self.network.direct(edges, nodes))
+        nodes: Tensor = self.model.node_embedding(graph.atomic_numbers).detach()
+        if not conservative:
+            return Inference(forces=self.network.direct(edges, nodes))
+        said = self.network.conservative(edges, nodes, self._energies, also_direct="direct" in heads)
+        assert envelope is not None
+        (of_envelope,) = torch.autograd.grad(envelope, distances, said.by_envelope)
+        slopes = (said.by_distances + of_envelope).unsqueeze(1) * graph.unit_vectors
+        return Inference(said.forces, said.energies, slopes)
+
+    def _energies(self, nodes: Tensor, around: Tensor) -> Tensor:
+        energies: Tensor = self.model.energy_head(torch.cat([nodes, around], dim=1))
+        return energies
 
 
 def _layer_weights(node_block: nn.Module, edge_block: nn.Module) -> LayerWeights:
