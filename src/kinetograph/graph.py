@@ -11,7 +11,7 @@ from torch import Tensor
 from kinetograph import kernels
 from kinetograph.bonds import BondRule, with_bonds
 from kinetograph.errors import UserError
-from kinetograph.kernels.edges import edges_within, nearest_edges
+from kinetograph.kernels.edges import edges_that_go_back, edges_within, nearest_edges
 from kinetograph.neighbors import NeighborList
 from kinetograph.system import System
 from kinetograph.triplets import Quadruplets, TripletKind, Triplets, quadruplets, reverse_edges, triplets
@@ -162,7 +162,11 @@ def build_graph(
     if request.reverse or request.triplets is not None or request.link_cutoff is not None:
         shift = neighbors.shift[edges.place]
         if request.reverse:
-            reverse = reverse_edges(edges.center, edges.neighbor, shift)
+            native = kernels.library() if edges.center.device.type == "cpu" else None
+            if native is None:
+                reverse = reverse_edges(edges.center, edges.neighbor, shift)
+            else:
+                reverse = edges_that_go_back(native, edges.center, edges.neighbor, system.n_atoms)
         if request.triplets is not None:
             pairs = triplets(request.triplets, edges.center, edges.neighbor, shift, system.n_atoms)
         if request.link_cutoff is not None:

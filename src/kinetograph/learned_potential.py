@@ -129,10 +129,15 @@ class LearnedPotential(Potential):
         if said is None:
             return None
         direct = None if said.forces is None else (said.forces * self.force_scale).to(system.dtype)
-        if said.energies is None or said.slopes is None:
+        energies = None if said.energies is None else self._in_eV(said.energies, system)
+        if energies is None or said.slopes is None:
             assert direct is not None
-            return Prediction(forces=direct, conservative=False)
-        energies = self._in_eV(said.energies, system)
+            return Prediction(
+                forces=direct,
+                conservative=False,
+                energy=None if energies is None else sum_to(system.system_index, energies, system.n_systems),
+                atomic_energies=energies,
+            )
         native = kernels.library()
         assert native is not None
         forces, virial = forces_from_slopes(

@@ -1,4 +1,4 @@
-"""Edges in compiled code: pairs within reach, those of a list within a cutoff, forces from their slopes."""
+"""Edges in compiled code: pairs within reach, those within a cutoff, ways back, forces from their slopes."""
 
 from __future__ import annotations
 
@@ -128,6 +128,19 @@ def nearest_edges(library: Library, center: Tensor, distances: Tensor, k: int, t
         *(chosen, torch.empty(k, dtype=torch.float64)),
     )
     return chosen[:n]
+
+
+def edges_that_go_back(library: Library, center: Tensor, neighbor: Tensor, n_atoms: int) -> Tensor:
+    """(n_edges,) for each edge the one that goes back, which must be there.
+
+    Args:
+        center, neighbor: (n_edges,) int64, sorted by centre, neighbour and shift.
+    """
+    require(torch.int64, center, neighbor)
+    first = torch.searchsorted(center, torch.arange(n_atoms + 1, device="cpu"))
+    reverse = torch.empty_like(center)
+    library("kg_reverse_edges", n_atoms, first, neighbor.contiguous(), torch.empty_like(first), reverse)
+    return reverse
 
 
 def forces_from_slopes(

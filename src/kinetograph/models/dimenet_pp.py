@@ -51,10 +51,16 @@ multiplied with each other first. Ours in addition: direct forces, see :class:`M
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from kinetograph.graph import GraphRequest
+from kinetograph.kernels import library
+from kinetograph.kernels.angular import MAX_DEGREES
+from kinetograph.kernels.spline import SHORTEST_A
+from kinetograph.nn.dimenet_inference import DimeNetPlusPlusInference
 from kinetograph.nn.directional import (
     BASIS_FORMS,
     RADIAL_FILTERS,
@@ -72,7 +78,14 @@ from kinetograph.nn.directional import (
     TripletBasis,
     dense,
 )
-from kinetograph.nn.model import Forces, Preset, Published, check_choice, require_offer
+from kinetograph.nn.model import (
+    Forces,
+    InferenceForm,
+    Preset,
+    Published,
+    check_choice,
+    require_offer,
+)
 from kinetograph.nn.segments import sum_to
 from kinetograph.triplets import Triplets
 
@@ -249,3 +262,14 @@ class DimeNetPlusPlus(DirectionalModel):
             )
         if "direct" in self.heads:
             self.force_head = MessageForces(width, cutoff, envelope_power)
+
+    @property
+    def inference_request(self) -> GraphRequest:
+        return replace(self.request, triplets=None, reverse=True)
+
+    def inference_form(self) -> InferenceForm | None:
+        native = library()
+        if native is None or self.request.cutoff <= SHORTEST_A or self.n_spherical > MAX_DEGREES:
+            return None
+        with torch.no_grad():
+            return DimeNetPlusPlusInference(native, self)

@@ -87,9 +87,10 @@ class Inference:
     forces: Tensor | None = None
     """(n_atoms, 3) of the direct head, where asked for."""
     energies: Tensor | None = None
-    """(n_atoms,), where the conservative head was asked for."""
+    """(n_atoms,), where the conservative head was asked for, and with ``separate_energy``."""
     slopes: Tensor | None = None
-    """(n_edges, 3): derivatives of their sum by edge vectors, or what makes the same forces and virial."""
+    """(n_edges, 3): derivatives of their sum by edge vectors, or what makes the same forces and virial; where
+    the conservative head was asked for."""
 
 
 class InferenceForm(Protocol):

@@ -111,4 +111,18 @@ void kg_forces_from_slopes(int64_t n, const int64_t* center, const int64_t* neig
                            const float* vectors, const int64_t* system_index, double* forces, double* virial) {
     forces_from_slopes(n, center, neighbor, slopes, vectors, system_index, forces, virial);
 }
+
+// For each edge the one that goes back, which must be there. Edges are sorted by centre, neighbour and shift; ``first``
+// (n_atoms + 1,) has where the edges of each centre begin, ``next`` is for n_atoms. The edges from j back to i stand in
+// the opposite order: their shifts are the negatives.
+void kg_reverse_edges(int64_t n_atoms, const int64_t* first, const int64_t* neighbor, int64_t* next, int64_t* reverse) {
+    for (int64_t a = 0; a < n_atoms; ++a) next[a] = first[a];
+    for (int64_t a = 0; a < n_atoms; ++a)
+        for (int64_t e = first[a]; e < first[a + 1];) {
+            const int64_t j = neighbor[e], begin = e;
+            while (e < first[a + 1] && neighbor[e] == j) ++e;
+            for (int64_t k = begin; k < e; ++k) reverse[k] = next[j] + (e - 1 - k);
+            next[j] += e - begin;
+        }
+}
 }
