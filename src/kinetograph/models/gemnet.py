@@ -68,7 +68,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -76,6 +76,8 @@ from torch import Tensor, nn
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.kernels import library
+from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.edge_states import AtomUpdate, EdgeEmbedding, EnergyReadout, ForceReadout
 from kinetograph.nn.efficient import (
     INV_SQRT_2,
@@ -90,11 +92,13 @@ from kinetograph.nn.efficient import (
     residuals,
 )
 from kinetograph.nn.elements import ElementEmbedding
+from kinetograph.nn.gemnet_inference import GemNetInference
 from kinetograph.nn.model import (
     COVARIANT,
     GRADIENT,
     Forces,
     Head,
+    InferenceForm,
     Model,
     Offer,
     Outputs,
@@ -361,6 +365,7 @@ class GemNet(Model):
         self.forces_coupled = forces_coupled
         self.separate_energy = separate_energy and forces == "direct"
         self.cutoff, self.link_cutoff = cutoff, link_cutoff
+        self.quadruplets = quadruplets
         self.n_spherical = n_spherical
         self.envelope_power = envelope_power
         # In a block an edge hears of the edges at its ends, or a link away, and then of those that its
@@ -494,6 +499,17 @@ class GemNet(Model):
             spherical=self.quadruplet_spherical(spherical),
             sum=arms.sum,
         )
+
+    @property
+    def inference_request(self) -> GraphRequest:
+        return self.request if self.quadruplets else replace(self.request, triplets=None)
+
+    def inference_form(self) -> InferenceForm | None:
+        native = library()
+        if native is None or self.quadruplets or self.cutoff <= SHORTEST_A:
+            return None
+        with torch.no_grad():
+            return GemNetInference(native, self)
 
     def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
         """Fit the scale factors, in the order in which data pass them, to the first frames."""
