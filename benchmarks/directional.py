@@ -119,9 +119,7 @@ def in_pytorch_geometric(potential: LearnedPotential) -> Callable[[Graph], Tenso
             sbf = theirs.sbf(distances, angle, second)
             x = theirs.emb(graph.atomic_numbers, rbf, i, j)
             energies = theirs.output_blocks[0](x, rbf, i, num_nodes=graph.n_atoms)
-            for block, output in zip(
-                theirs.interaction_blocks, theirs.output_blocks[1:], strict=True
-            ):
+            for block, output in zip(theirs.interaction_blocks, theirs.output_blocks[1:], strict=True):
                 x = block(x, rbf, sbf, second, first)
                 energies = energies + output(x, rbf, i, num_nodes=graph.n_atoms)
             (slopes,) = torch.autograd.grad(energies.sum(), vectors)

@@ -155,10 +155,10 @@ class LearnedPotential(Potential):
         scale = float(self.force_scale)
         return Prediction(
             forces=(forces * scale).to(system.dtype),
-            conservative=True,
+            conservative=self.model.true_gradient,
             energy=sum_to(system.system_index, energies, system.n_systems),
             atomic_energies=energies,
-            stress=stress_of((virial * scale).to(system.dtype), system),
+            stress=stress_of((virial * scale).to(system.dtype), system) if self.model.true_gradient else None,
             direct_forces=direct,
         )
 

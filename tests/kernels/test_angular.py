@@ -63,9 +63,7 @@ def test_harmonics_and_their_slopes(library: Library) -> None:
 
 
 @pytest.mark.parametrize(("n_l", "n_radial", "width"), [(7, 6, 64), (3, 4, 6), (10, 20, 80), (2, 1, 16)])
-def test_filtered_sums_are_those_over_triplets(
-    library: Library, n_l: int, n_radial: int, width: int
-) -> None:
+def test_filtered_sums_are_those_over_triplets(library: Library, n_l: int, n_radial: int, width: int) -> None:
     units, center = edges()
     layer = FilteredSum(library, weight := torch.randn(n_l, n_radial, width))
     x = torch.randn(len(center), layer.width)
@@ -97,7 +95,8 @@ def tangent(by_units: Tensor, units: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("n_l", "width", "basis_width", "n_out"), [(7, 64, 16, 64), (3, 5, 3, 6), (10, 80, 16, 32), (2, 16, 4, 20)]
+    ("n_l", "width", "basis_width", "n_out"),
+    [(7, 64, 16, 64), (3, 5, 3, 6), (10, 80, 16, 32), (2, 16, 4, 20)],
 )
 def test_bilinear_sums_are_those_over_triplets(
     library: Library, n_l: int, width: int, basis_width: int, n_out: int
@@ -174,7 +173,9 @@ def test_a_chain_and_its_derivatives(library: Library, n_rows: int) -> None:
     if n_rows:
         for mine, true in zip(out, plain, strict=True):
             close(mine[:, : true.shape[1]], true)
-    total = sum((o[:, : p.shape[1]] * torch.sin(p.detach()).float()).sum() for o, p in zip(out, plain, strict=True))
+    total = sum(
+        (o[:, : p.shape[1]] * torch.sin(p.detach()).float()).sum() for o, p in zip(out, plain, strict=True)
+    )
     true_total = sum((p * torch.sin(p.detach())).sum() for p in plain)
     mine = torch.autograd.grad(total, ours[:2])
     true = torch.autograd.grad(true_total, exact[:2])

@@ -295,7 +295,102 @@ def test_gnnff_does_not_feel_the_batch(library: Library, forces: str) -> None:
         assert torch.equal(alone, ours) if forces == "direct" else torch.allclose(alone, ours, atol=1e-6)
 
 
-ALL = ["painn", "gamd", "schnet", "gnnff"]
+# Widths that fill no register, and such as fill several; n_spherical = 8 is beyond the unrolled degrees.
+DIRECTIONAL = [
+    ("dimenet++", {"n_layers": 2}),
+    ("dimenet++", {"n_layers": 2, "basis": "paper", "radial_filter": "ji", "envelope_power": 5}),
+    (
+        "dimenet++",
+        {
+            "width": 20,
+            "triplet_width": 36,
+            "readout_width": 24,
+            "n_radial": 3,
+            "n_spherical": 8,
+            "n_layers": 1,
+        },
+    ),
+    ("dimenet++", {"width": 16, "triplet_width": 16, "n_layers": 3, "element_table": 95, "n_spherical": 2}),
+    ("gemnet", {"n_layers": 2}),
+    ("gemnet", {"n_layers": 2, "forces_coupled": True, "element_table": 93}),
+    (
+        "gemnet",
+        {
+            **{"width": 20, "edge_width": 24, "triplet_width": 36, "triplet_bilinear": 12, "cbf_width": 5},
+            **{"n_spherical": 8, "n_radial": 3, "n_layers": 1, "n_concat": 2, "n_atom": 1},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("architecture", "options"), DIRECTIONAL, ids=str)
+def test_directional_models_say_what_they_say_in_double_precision(
+    library: Library, architecture: str, options: dict[str, Any]
+) -> None:
+    fast, exact = model(architecture, "both", **options), model(architecture, "both", double=True, **options)
+    assert fast._inference_form() is not None
+    ours, theirs = predict(fast, batch(), also_direct=True), predict(exact, batch(), also_direct=True)
+    with kernels.plain_forms():
+        plain = predict(fast, batch(), also_direct=True)
+    # As exact as single precision is; tables have errors of a millionth, those of slopes a little more.
+    for name, own in (("direct_forces", 3e-6), ("energy", 2e-6), ("forces", 5e-6), ("stress", 5e-6)):
+        mine, exact_value = getattr(ours, name), getattr(theirs, name)
+        assert error(mine, exact_value) < 2.0 * error(getattr(plain, name), exact_value) + own, name
+    lonely = predict(fast, System.from_ase(ase.Atoms("O")))
+    assert torch.equal(lonely.forces, torch.zeros(1, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("architecture", ["dimenet++", "gemnet"])
+def test_one_head_of_a_directional_model(library: Library, architecture: str) -> None:
+    for forces in ("direct", "conservative"):
+        ours = predict(model(architecture, forces, n_layers=1), batch())
+        theirs = predict(model(architecture, forces, n_layers=1, double=True), batch())
+        assert error(ours.forces, theirs.forces) < 1e-5
+        assert (ours.energy is None) == (theirs.energy is None) == (forces == "direct")
+
+
+@pytest.mark.parametrize("architecture", ["dimenet++", "gemnet"])
+def test_a_structure_does_not_feel_the_batch_of_a_directional_model(
+    library: Library, architecture: str
+) -> None:
+    potential = model(architecture, "conservative", n_layers=1)
+    whole, first = predict(potential, batch()), 0
+    for index, structure in enumerate(batch().to_ase()):
+        alone = predict(potential, System.from_ase(structure))
+        assert alone.energy is not None
+        assert whole.energy is not None
+        assert torch.equal(alone.forces, whole.forces[first : first + len(structure)])
+        assert torch.equal(alone.energy[0], whole.energy[index])
+        first += len(structure)
+
+
+def test_angles_held_fixed_and_energies_apart_from_forces(library: Library) -> None:
+    for architecture, forces, options in (
+        ("dimenet++", "conservative", {"angle_grad": False}),
+        ("gemnet", "direct", {"separate_energy": True}),
+    ):
+        ours = predict(model(architecture, forces, n_layers=1, **options), batch())
+        theirs = predict(model(architecture, forces, n_layers=1, double=True, **options), batch())
+        assert not ours.conservative
+        assert ours.stress is None
+        assert error(ours.forces, theirs.forces) < 1e-5
+        assert error(ours.energy, theirs.energy) < 1e-5
+
+
+def test_what_directional_kernels_cannot_do_takes_the_plain_form(library: Library) -> None:
+    near = ase.Atoms("OHH", [[0, 0, 0], [0.2, 0, 0], [-0.24, 0.93, 0]])
+    unknown = ase.Atoms("OU", [[0, 0, 0], [0, 0, 2.0]])
+    for architecture in ("dimenet++", "gemnet"):
+        potential = model(architecture, "direct", n_layers=1, element_table=20)
+        for atoms in (near, unknown):
+            system = System.from_ase(atoms)
+            neighbors = neighbors_for(system, potential.request)
+            assert potential._fast_prediction(system, neighbors, ("direct",)) is None
+        assert bool(torch.isfinite(predict(potential, System.from_ase(near)).forces).all())
+    assert model("gemnet", "direct", quadruplets=True, n_layers=1)._inference_form() is None
+
+
+ALL = ["painn", "gamd", "schnet", "gnnff", "dimenet++", "gemnet"]
 NEEDED: dict[str, dict[str, Any]] = {"gnnff": {"nearest_required": False}}
 
 

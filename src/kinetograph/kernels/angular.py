@@ -148,9 +148,7 @@ class BilinearSum:
 
     def memory(self, directions: Directions) -> tuple[Tensor, Tensor]:
         """For the block of an atom, and for a tile of edges."""
-        n = self.library(
-            "kg_bilinear_floats", directions.most, self.basis_width, directions.n_l, self.width
-        )
+        n = self.library("kg_bilinear_floats", directions.most, self.basis_width, directions.n_l, self.width)
         block = directions.memory(self.workspace, self.basis_width)
         return block, self.workspace.bytes("tile", 4 * n)
 
@@ -176,9 +174,7 @@ class _Values(torch.autograd.Function):
     def forward(ctx: Any, units: Tensor, to: Directions) -> Tensor:
         units = units.contiguous()
         rows = floats(to.n_edges, to.stride)
-        to.library(
-            "kg_harmonics", to.n_edges, to.n_l, to.stride, units, _norms(to.n_l), rows, to.columns
-        )
+        to.library("kg_harmonics", to.n_edges, to.n_l, to.stride, units, _norms(to.n_l), rows, to.columns)
         ctx.save_for_backward(units)
         ctx.library, ctx.n_l = to.library, to.n_l
         return rows

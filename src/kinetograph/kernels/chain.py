@@ -177,7 +177,12 @@ class Chain:
         self._steps = steps
 
     def _run(
-        self, name: str, tensors: Sequence[Tensor], indices: Sequence[Tensor], n_rows: int, tape: Tensor | None
+        self,
+        name: str,
+        tensors: Sequence[Tensor],
+        indices: Sequence[Tensor],
+        n_rows: int,
+        tape: Tensor | None,
     ) -> None:
         memory = self.workspace.bytes("slots", 4 * self._n_slots * self._tile * self._largest)
         pointers = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
@@ -239,6 +244,10 @@ class _Slots:
             self._free.append(self._of.pop(value))
 
 
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -246,8 +255,7 @@ class _Run(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         read = [tensor.contiguous() for tensor in tensors]
         written = [
-            torch.zeros(n_sums, width, dtype=torch.float32) if summed else floats(n_rows, width)
-            for width, summed in chain._written
+            _zeros(n_sums, width) if summed else floats(n_rows, width) for width, summed in chain._written
         ]
         tape = None
         if any(ctx.needs_input_grad):
@@ -264,7 +272,7 @@ class _Run(torch.autograd.Function):
         chain: Chain = ctx.chain
         reads = [node for node in chain._nodes if node.kind == _READ]
         by_read = [
-            torch.zeros(shape) if node.index >= 0 else floats(*shape)
+            _zeros(*shape) if node.index >= 0 else floats(*shape)
             for node, shape in zip(reads, ctx.shapes, strict=True)
         ]
         chain._run(

@@ -131,7 +131,9 @@ class GemNetInference:
             chain.read(layer.triplets.bilinear.weight.shape[2], indexed=indexed) for indexed in (False, True)
         )
         up = layer.triplets.up
-        from_triplets = chain.add(_dense(chain, heard, up.own), _dense(chain, heard_back, up.other), INV_SQRT_2)
+        from_triplets = chain.add(
+            _dense(chain, heard, up.own), _dense(chain, heard_back, up.other), INV_SQRT_2
+        )
         x = chain.add(_dense(chain, edges, layer.skip), from_triplets, INV_SQRT_2)
         edges = chain.add(edges, _residuals(chain, x, layer.before_skip), INV_SQRT_2)
         edges = _residuals(chain, edges, layer.after_skip)

@@ -22,4 +22,15 @@ void kg_tabulated(int64_t n, int64_t width, const float* distances, const double
         }
     }
 }
+
+// by_distances (n,) from the derivatives by values and the slopes (n, width).
+void kg_tabulated_back(int64_t n, int64_t width, const float* by_values, const float* slopes, float* by_distances) {
+    for (int64_t i = 0; i < n; ++i) {
+        vf total = vf{};
+        int64_t c = 0;
+        for (; c + W <= width; c += W) total += load(by_values + i * width + c) * load(slopes + i * width + c);
+        by_distances[i] = sum(total);
+        for (; c < width; ++c) by_distances[i] += by_values[i * width + c] * slopes[i * width + c];
+    }
+}
 }
