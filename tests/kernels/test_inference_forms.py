@@ -316,8 +316,16 @@ DIRECTIONAL = [
     (
         "gemnet",
         {
-            **{"width": 20, "edge_width": 24, "triplet_width": 36, "triplet_bilinear": 12, "cbf_width": 5},
-            **{"n_spherical": 8, "n_radial": 3, "n_layers": 1, "n_concat": 2, "n_atom": 1},
+            "width": 20,
+            "edge_width": 24,
+            "triplet_width": 36,
+            "triplet_bilinear": 12,
+            "cbf_width": 5,
+            "n_spherical": 8,
+            "n_radial": 3,
+            "n_layers": 1,
+            "n_concat": 2,
+            "n_atom": 1,
         },
     ),
 ]

@@ -89,16 +89,10 @@ class FilteredSum:
         weight = pad(weight.detach().float(), (0, -self.width % library.width))
         self.width = weight.shape[2]
         # Block by block of features, then l by l.
-        blocks = weight.split(library("kg_angular_block") * library.width, dim=2)
-        blocks = tuple(
-            part
-            for block in blocks
-            for part in (
-                (block,)
-                if block.shape[2] == library("kg_angular_block") * library.width
-                else block.split(library.width, dim=2)
-            )
-        )
+        whole = library("kg_angular_block") * library.width
+        n_whole = self.width // whole
+        sizes = [whole] * n_whole + [library.width] * ((self.width - n_whole * whole) // library.width)
+        blocks = torch.split(weight, sizes, dim=2)
         self._weights = torch.cat([block.flatten() for block in blocks])
         packed = []
         for block in blocks:
@@ -112,7 +106,7 @@ class FilteredSum:
         )
 
     def __call__(self, x: Tensor, radial: Tensor, directions: Directions) -> Tensor:
-        """(n_edges, width), (n_edges, n_l × radial_width) with zeros behind each n_radial → (n_edges, width)."""
+        """(n_edges, width), (n_edges, n_l × radial_width) with zeros behind n_radial → (n_edges, width)."""
         require(torch.float32, x, radial)
         y: Tensor = _FilteredSum.apply(x, radial, directions.rows, directions, self)  # type: ignore[no-untyped-call]
         return y

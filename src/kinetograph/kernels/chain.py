@@ -59,6 +59,7 @@ class Chain:
     def __init__(self, library: Library) -> None:
         self.library = library
         self.workspace = Workspace()
+        self._tile = library("kg_chain_tile")
         self._kept: list[Tensor] = []
         self._nodes: list[_Node] = []
         self._read: list[int] = []  # widths
@@ -192,10 +193,6 @@ class Chain:
             *(self._steps, len(self._nodes), n_rows, pointers, index),
             *(tape, self._tape_width, memory, self._largest),
         )
-
-    @property
-    def _tile(self) -> int:
-        return self.library("kg_chain_tile")
 
     def _up(self, width: int) -> int:
         return -(-width // self.library.width) * self.library.width

@@ -1,4 +1,4 @@
-"""DimeNet++ for running on a CPU: the equations of ``models/dimenet_pp.py``, whose forward pass is the oracle.
+"""DimeNet++ for running on a CPU; its oracle is the forward pass of ``models/dimenet_pp.py``.
 
 Everything that is done edge by edge between two sums over triplets is one chain; the sums over triplets need
 no triplets; what depends on a distance alone comes from tables.
@@ -152,9 +152,12 @@ class DimeNetPlusPlusInference:
         """From the sums over edges to atomic energies."""
         chain, total = Chain(self.library), None
         for readout in self.readouts:
-            nodes = chain.dense(chain.read(self.width), readout.up.weight)
-            for layer in readout.dense:
-                nodes = chain.dense(nodes, layer.weight, layer.bias, silu=1.0)
+            nodes, up = chain.read(self.width), readout.up.weight.double()
+            for layer in readout.dense:  # nothing comes between the first one and the way up
+                weight = layer.weight if up is None else layer.weight.double() @ up
+                nodes, up = chain.dense(nodes, weight, layer.bias, silu=1.0), None
+            if up is not None:
+                nodes = chain.dense(nodes, up)
             energy = chain.dense(nodes, readout.last.weight)
             total = energy if total is None else chain.add(total, energy)
         if total is not None:

@@ -1,8 +1,8 @@
-"""GemNet-T and -dT for running on a CPU: the equations of ``models/gemnet.py``, whose forward pass is the oracle.
+"""GemNet-T and -dT for running on a CPU; their oracle is the forward pass of ``models/gemnet.py``.
 
-Everything that is done edge by edge between two sums is one chain; the sums over triplets need no triplets; what
-depends on a distance alone comes from tables. Scale factors and matrices after each other are multiplied
-beforehand.
+Everything that is done edge by edge between two sums is one chain; the sums over triplets need no triplets;
+what depends on a distance alone comes from tables. Scale factors and matrices after each other are
+multiplied beforehand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from kinetograph.graph import Graph
-from kinetograph.kernels.angular import ROUND, BilinearSum, Directions, padded_width
+from kinetograph.kernels.angular import ROUND, BilinearSum, Directions
 from kinetograph.kernels.chain import Chain
 from kinetograph.kernels.native import Library
 from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE
