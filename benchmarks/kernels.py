@@ -47,7 +47,12 @@ CASES = {
     "gnnff 64, 12 nearest": ("gnnff", 5.0, {"width": 64, "edge_width": 64}),
     "gnnff 64, 16 nearest": ("gnnff", 5.0, {"width": 64, "edge_width": 64, "n_neighbors": 16}),
     "gnnff-smooth": ("gnnff-smooth", 4.2, {}),
+    "dimenet++": ("dimenet++", 5.0, {"readout_init": "glorot"}),
+    "gemnet-t": ("gemnet-t", 5.0, {}),
+    "gemnet-dt": ("gemnet-dt", 5.0, {}),
 }
+MAX_WITH_TRIPLETS = 64
+"""Molecules: plain forms with triplets need gigabytes for more. ``directional.py`` has larger ones."""
 
 
 def water(n_molecules: int) -> System:
@@ -95,10 +100,14 @@ def model(preset: str, cutoff: float, options: dict[str, Any], *, double: bool =
     return (potential.double() if double else potential).eval()
 
 
-def force_calls(system: System, rounds: int) -> None:
+def force_calls(whole: System, rounds: int) -> None:
     """A line for every case."""
     for name, (preset, cutoff, options) in CASES.items():
         potential, exact = (model(preset, cutoff, options, double=double) for double in (False, True))
+        if potential.request.triplets is None:
+            system = whole
+        else:
+            system = water(min(whole.n_atoms // 3, MAX_WITH_TRIPLETS))
         neighbors = neighbors_for(system, potential.request)
         call: Callable[[], Any] = partial(potential, system, neighbors)
         actions = {"compiled": call, "plain": plainly(call)}
@@ -118,7 +127,7 @@ def force_calls(system: System, rounds: int) -> None:
             if other != "compiled"
         )
         print(
-            f"{name:26s} {neighbors.n_edges / system.n_atoms:5.1f} edges an atom: "
+            f"{name:26s} {system.n_atoms:5d} atoms, {neighbors.n_edges / system.n_atoms:5.1f} edges an atom: "
             f"{ms['compiled']:7.2f} ms, {slow}; "
             f"error {errors[0]:.1e} (plain {errors[1]:.1e})"
         )
