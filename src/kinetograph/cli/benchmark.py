@@ -168,6 +168,61 @@ def train(
     )
 
 
+@app.command()
+def peers(
+    environments: Annotated[
+        Path, typer.Option(help="Folder with a virtual environment for each peer, named as the peer is.")
+    ] = Path("peers"),
+    install: Annotated[
+        bool, typer.Option("--install", help="First make the environments that are missing (minutes, GB).")
+    ] = False,
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            help="Which, with commas between: openmm, lammps, schnetpack, torch-sim, mace, nequip; all if "
+            "left out."
+        ),
+    ] = None,
+    atoms: Annotated[int, typer.Option(min=3, help="Atoms of the force calls and of argon.")] = 774,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Atoms of the boxes for MD steps of water, with commas between; --atoms if left out."
+        ),
+    ] = None,
+    seconds: Seconds = 20.0,
+    threads: Threads = 1,
+    out: Out = FOLDER,
+    json: Json = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Other programs, each in an environment of its own, on the same structures, in turns with ours.
+
+    Force calls of SchNetPack, NequIP and MACE, MD steps of rigid water by OpenMM and LAMMPS and of argon by
+    torch-sim as well. A peer without an environment is left out. The figure of each is its time over ours.
+
+    Example: `kinetograph benchmark peers --environments peers --install --peers openmm,lammps`
+    """
+    from kinetograph.benchmark import environments as places
+    from kinetograph.benchmark.peers import peer_rows
+    from kinetograph.cli.output import err, refuse_existing
+
+    names = places.chosen(peers)
+    boxes = [atoms] if sizes is None else _sizes(sizes)
+
+    def say(line: str) -> None:
+        err.print(line, soft_wrap=True, markup=False)
+
+    if install:
+        refuse_existing(out / "peers.json", json, overwrite=overwrite)
+        places.install(environments, names, say)
+    _run(
+        "peers",
+        lambda clock, _: peer_rows(environments, names, atoms, boxes, clock, seconds, say),
+        *(threads, "cpu", out, json, overwrite),
+    )
+
+
 def _run(
     kind: str,
     rows_of: Callable[[Clock, float], Iterable[Row]],
@@ -251,7 +306,7 @@ def _cells(row: Row) -> list[str]:
 def _worded(name: str, value: float | str) -> str:
     """What else a row says, shortly."""
     if isinstance(value, str):
-        return f"{name} {value}"
+        return value
     words = {"neighbor_share": "list", "integrator_share": "rest", "force_share": "forces"}
     if name in words:
         return f"{words[name]} {100.0 * value:.1f} %"
@@ -266,7 +321,8 @@ def _table(kind: str, rows: Sequence[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    heads = ["case", "variant", "atoms", "edges/atom", "ms", "speed-up", "of peak", "error", ""]
+    gain = "over ours" if kind == "peers" else "speed-up"
+    heads = ["case", "variant", "atoms", "edges/atom", "ms", gain, "of peak", "error", ""]
     cells: list[Any] = [_cells(row) for row in rows]
     used = [k for k in range(len(heads)) if any(row[k] for row in cells)]
     view = Table(title=f"benchmark {kind}", title_justify="left", box=None, pad_edge=False)

@@ -56,12 +56,13 @@ def _read(source: Path) -> Json | None:
 
 def _section(page: Page, data: Json) -> None:
     rows = data["rows"]
-    page.add_figures([_speedups(rows), _shares(rows), _growth(rows), _memory(rows)])
-    page.add(_table(rows))
+    is_of_peers = data["benchmark"] == "peers"
+    page.add_figures([_speedups(rows, is_of_peers), _shares(rows), _growth(rows), _memory(rows)])
+    page.add(_table(rows, "time over ours" if is_of_peers else "speed-up"))
     page.add(facts_table(data["machine"]))
 
 
-def _speedups(rows: list[Json]) -> Figure | None:
+def _speedups(rows: list[Json], is_of_peers: bool) -> Figure | None:
     """Bars of the times of each case's variants."""
     timed = [r for r in rows if r["speedup"] is not None]
     if not timed:
@@ -89,6 +90,8 @@ def _speedups(rows: list[Json]) -> Figure | None:
     }
     against = " or ".join(sorted({r["against"] for r in timed}))
     caption = f"Median time; above the bars how many times faster than {against}, in the same turns."
+    if is_of_peers:
+        caption = f"Median time; above the bars over that of our {against} form, in the same turns."
     return Figure("Time of a call", caption, traces, layout, 380)
 
 
@@ -171,7 +174,7 @@ def _memory(rows: list[Json]) -> Figure | None:
     return Figure("Memory of a step", "What the peak grows by for each atom.", traces, layout)
 
 
-def _table(rows: list[Json]) -> str:
+def _table(rows: list[Json], gain: str) -> str:
     fields: dict[str, tuple[str, Callable[[Any], str]]] = {
         "case": ("case", lambda v: escape(str(v))),
         "variant": ("variant", lambda v: escape(str(v))),
@@ -179,11 +182,13 @@ def _table(rows: list[Json]) -> str:
         "n_atoms": ("atoms", lambda v: f"{v:,}"),
         "n_edges": ("edges", lambda v: f"{v:,}"),
         "median_s": ("ms", lambda v: f"{1e3 * v:.3g}"),
-        "speedup": ("speed-up", lambda v: f"{v:.2f}×"),
+        "speedup": (gain, lambda v: f"{v:.2f}×"),
         "fraction_of_peak": ("of peak", lambda v: f"{100.0 * v:.0f} %"),
         "relative_error": ("error of forces", lambda v: f"{v:.1e}"),
         "ns_per_day": ("ns/day", lambda v: f"{v:.3g}"),
         "kB_per_atom": ("kB per atom", lambda v: f"{v:.3g}"),
+        "energy_eV": ("energy, eV", lambda v: f"{v:.5g}"),
+        "computes": ("what", lambda v: escape(str(v))),
         "version": ("version", lambda v: escape(str(v))),
     }
     used = [key for key in fields if any(row.get(key) is not None for row in rows)]
