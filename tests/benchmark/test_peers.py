@@ -86,7 +86,7 @@ def rows(folder: Path, *names: str) -> tuple[list[Row], list[str]]:
     return list(found), said
 
 
-# ------------------------------------------------------------------------------------------------- conversation
+# ----------------------------------------------------------------------------------------------- conversation
 
 
 def process_of(tmp_path: Path, text: str) -> PeerProcess:
@@ -99,7 +99,7 @@ def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
     with process_of(tmp_path, WELL_BEHAVED) as process:
         assert process.answer["name"].startswith("Fake ")
         assert process.answer["n_edges"] == 3
-        assert 0.0 < process.seconds(1)
+        assert process.seconds(1) > 0.0
 
 
 def test_n_calls_take_about_n_times_as_long(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_program_that_does_not_answer_fails_with_its_last_line(
         process_of(tmp_path, program)
 
 
-# -------------------------------------------------------------------------------------------------- comparisons
+# ------------------------------------------------------------------------------------------------ comparisons
 
 
 def test_ours_and_theirs_stand_side_by_side(fake: Callable[[str, str], Path]) -> None:
@@ -188,7 +188,7 @@ def test_no_environment_at_all_is_a_users_mistake(tmp_path: Path) -> None:
         rows(tmp_path, "mace")
 
 
-# ------------------------------------------------------------------------------------------------- command line
+# ----------------------------------------------------------------------------------------------- command line
 
 
 def test_the_command_writes_rows_and_a_page(
@@ -236,7 +236,7 @@ def test_an_environment_that_fails_is_said_and_the_next_is_made(
     assert said[-1] == "openmm: is there"
 
 
-# ----------------------------------------------------------------------------------------------- the real peers
+# --------------------------------------------------------------------------------------------- the real peers
 
 
 @pytest.mark.slow
