@@ -35,7 +35,7 @@ from kinetograph.benchmark.step import KELVIN, SKIN_A, STILL, TIMESTEP_FS
 from kinetograph.benchmark.structures import argon, water
 from kinetograph.dynamics.reporters import ns_per_day
 from kinetograph.dynamics.simulate import simulate
-from kinetograph.dynamics.state import State
+from kinetograph.dynamics.state import DEFAULT_SKIN_A, State
 from kinetograph.dynamics.verlet import VelocityVerlet
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
@@ -55,7 +55,7 @@ MOST_CALLS = 50
 WARM_UP = 3
 """Calls before the first that counts: TorchScript, which MACE is written for, compiles in the first few."""
 STEPS_OF_WATER = 20
-STEPS_OF_ARGON = 100
+STEPS_OF_ARGON = 50
 """Steps in a turn."""
 
 RIGID_TIMESTEP_FS = 2.0
@@ -331,7 +331,13 @@ class _Stopwatch:
 
 
 def _run(
-    potential: Potential, system: System, timestep_fs: float, kelvin: float, n_steps: int, clock: Clock
+    potential: Potential,
+    system: System,
+    timestep_fs: float,
+    kelvin: float,
+    skin_A: float,
+    n_steps: int,
+    clock: Clock,
 ) -> tuple[float, System]:
     """Seconds a step with the run loop and its guards, and where the atoms are then."""
     watch = _Stopwatch(clock)
@@ -341,7 +347,7 @@ def _run(
         VelocityVerlet(timestep_fs),
         n_steps=n_steps,
         initial_temperature_K=kelvin if system.velocities is None else None,
-        skin_A=SKIN_A,
+        skin_A=skin_A,
         reporters=[watch],
         status=False,
         batch_atoms=system.n_atoms,
@@ -363,7 +369,7 @@ def _steps_of_water(n_atoms: int, clock: Clock) -> _Comparison:
             f"{case.preset}, {case.about}, {TIMESTEP_FS:g} fs",
         )
         # Always from the same start: atoms that fly straight on would meet.
-        run = partial(_run, potential, system, TIMESTEP_FS, KELVIN, STEPS_OF_WATER, clock)
+        run = partial(_run, potential, system, TIMESTEP_FS, KELVIN, SKIN_A, STEPS_OF_WATER, clock)
         return [_Turn(row, lambda: run()[0], TIMESTEP_FS)]
 
     given = {
@@ -406,7 +412,9 @@ def _steps_of_argon(n_atoms: int, clock: Clock) -> _Comparison:
 
         def take() -> float:
             nonlocal system
-            step_s, system = _run(potential, system, ARGON_TIMESTEP_FS, ARGON_KELVIN, STEPS_OF_ARGON, clock)
+            step_s, system = _run(
+                potential, system, ARGON_TIMESTEP_FS, ARGON_KELVIN, DEFAULT_SKIN_A, STEPS_OF_ARGON, clock
+            )
             return step_s
 
         return [_Turn(replace(row, more={**row.more, "energy_eV": float(energy)}), take, ARGON_TIMESTEP_FS)]

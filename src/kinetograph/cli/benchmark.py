@@ -24,7 +24,9 @@ Json = Annotated[Path | None, typer.Option(help="Also write the rows here; `-` f
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier figures in the folder.")]
 
 FOLDER = Path("benchmark")
-NAMES = {"ns_per_day": "ns/day", "kB_per_atom": "kB an atom"}
+NAMES = {"ns_per_day": "ns/day", "kB_per_atom": "kB an atom", "energy_eV": "eV"}
+SHARES = {"neighbor_share": "list", "integrator_share": "rest", "force_share": "forces"}
+SHORT = {*SHARES, "ns_per_day", "kB_per_atom", "exponent"}
 
 
 @app.callback()
@@ -255,7 +257,7 @@ def _run(
     with err.status("measuring …"):
         for row in rows_of(clock, peak):
             rows.append(row)
-            err.print(_line(row))
+            err.print(_line(row), soft_wrap=True)
     if not facts["load"] or facts["load"] > threads:
         err.print(f"The machine was busy (load {facts['load']}): ratios hold better than times.", style="dim")
     data = {"benchmark": kind, "machine": facts, "rows": [row.to_json() for row in rows]}
@@ -283,8 +285,8 @@ def _sizes(text: str) -> list[int]:
     return sorted(set(sizes))
 
 
-def _cells(row: Row) -> list[str]:
-    """Of the table, in its order."""
+def _cells(row: Row, *, brief: bool) -> list[str]:
+    """Of the table, in its order; a brief one has only numbers that are known by a short name."""
 
     def shown(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
@@ -295,11 +297,11 @@ def _cells(row: Row) -> list[str]:
         f"{row.n_atoms:,}",
         f"{row.n_edges / row.n_atoms:.0f}",
         shown(None if row.median_s is None else 1e3 * row.median_s, ".3g"),
-        shown(row.speedup, ".2g") + ("×" if row.speedup else ""),
+        "" if row.speedup is None else f"{row.speedup:{'.2g' if row.speedup < 99.0 else '.0f'}}×",
         shown(None if row.fraction_of_peak is None else 100.0 * row.fraction_of_peak, ".0f")
         + (" %" if row.fraction_of_peak is not None else ""),
         shown(row.relative_error, ".1e"),
-        ", ".join(_worded(name, value) for name, value in row.more.items()),
+        ", ".join(_worded(name, value) for name, value in row.more.items() if not brief or name in SHORT),
     ]
 
 
@@ -307,14 +309,13 @@ def _worded(name: str, value: float | str) -> str:
     """What else a row says, shortly."""
     if isinstance(value, str):
         return value
-    words = {"neighbor_share": "list", "integrator_share": "rest", "force_share": "forces"}
-    if name in words:
-        return f"{words[name]} {100.0 * value:.1f} %"
+    if name in SHARES:
+        return f"{SHARES[name]} {100.0 * value:.1f} %"
     return f"{value:.3g} {NAMES[name]}" if name in NAMES else f"{name} {value:.3g}"
 
 
 def _line(row: Row) -> str:
-    return "  ".join(cell for cell in _cells(row) if cell)
+    return "  ".join(cell for cell in _cells(row, brief=False) if cell)
 
 
 def _table(kind: str, rows: Sequence[Row]) -> None:
@@ -323,11 +324,11 @@ def _table(kind: str, rows: Sequence[Row]) -> None:
 
     gain = "over ours" if kind == "peers" else "speed-up"
     heads = ["case", "variant", "atoms", "edges/atom", "ms", gain, "of peak", "error", ""]
-    cells: list[Any] = [_cells(row) for row in rows]
+    cells: list[Any] = [_cells(row, brief=True) for row in rows]
     used = [k for k in range(len(heads)) if any(row[k] for row in cells)]
     view = Table(title=f"benchmark {kind}", title_justify="left", box=None, pad_edge=False)
     for k in used:
-        view.add_column(heads[k], justify="left" if k in (0, 1, 8) else "right", no_wrap=k != 8)
+        view.add_column(heads[k], justify="left" if k in (0, 1, 8) else "right", no_wrap=k not in (0, 1, 8))
     before = None
     for row in cells:
         view.add_row(*(("" if k == 0 and row[0] == before else row[k]) for k in used))

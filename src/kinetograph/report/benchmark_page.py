@@ -77,7 +77,7 @@ def _speedups(rows: list[Json], is_of_peers: bool) -> Figure | None:
                 "name": variant,
                 "x": [case for case in cases if case in own],
                 "y": [1e3 * own[case]["median_s"] for case in cases if case in own],
-                "text": [f"{own[case]['speedup']:.2g}×" for case in cases if case in own],
+                "text": [_times(own[case]["speedup"]) for case in cases if case in own],
                 "textposition": "outside",
                 "marker": {"color": color(k)},
                 "hovertemplate": "%{x}<br>%{y:.3g} ms, %{text}",
@@ -93,6 +93,10 @@ def _speedups(rows: list[Json], is_of_peers: bool) -> Figure | None:
     if is_of_peers:
         caption = f"Median time; above the bars over that of our {against} form, in the same turns."
     return Figure("Time of a call", caption, traces, layout, 380)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:{'.2g' if ratio < 99.0 else '.0f'}}×"
 
 
 def _label(row: Json, rows: list[Json]) -> str:

@@ -12,8 +12,12 @@ WIDTH, N_LAYERS = 128, 3
 def prepare(task: dict[str, Any]) -> turns.Ready:
     """Energy and forces; neighbours are found once."""
     import ase
-    import schnetpack
     import torch
+    from torch.utils.data import dataloader
+
+    # A type variable that SchNetPack 2.1.1 imports under the name it had before torch 2.13.
+    dataloader.T_co = getattr(dataloader, "T_co", Any)
+    import schnetpack
     from schnetpack import properties
     from schnetpack.interfaces import AtomsConverter
     from schnetpack.transform import MatScipyNeighborList
