@@ -241,14 +241,15 @@ int64_t last_of_tile(const Graph& graph, int64_t from, int64_t rows) {
     return to;
 }
 
-// States of incoming edges, and h_i ∘ h_j of their ends.
+// States of incoming edges, and h_i ∘ h_j of their ends unless ``states_only``.
 void gather_first(const Network& net, const Graph& graph, int64_t n, const int64_t* incoming, const float* nodes,
-                  const float* edges, const Tile& tile) {
+                  const float* edges, const Tile& tile, bool states_only) {
     const int64_t F = net.width, G = net.edge_width;
     for (int64_t r = 0; r < n; ++r) {
         const int64_t e = incoming[r];
         const float *hi = nodes + graph.center[e] * F, *hj = nodes + graph.neighbor[e] * F, *state = edges + e * G;
         for (int64_t f = 0; f < G; f += W) store(tile.states + r * G + f, load(state + f));
+        if (states_only) continue;
         for (int64_t f = 0; f < F; f += W) store(tile.ends + r * F + f, load(hi + f) * load(hj + f));
     }
 }
@@ -296,7 +297,7 @@ void update_edges(const Network& net, const Layer& layer, const Graph& graph, co
         for (int64_t begin = graph.first_incoming[from]; begin < graph.first_incoming[to]; begin += TILE) {
             const int64_t n = smaller(TILE, graph.first_incoming[to] - begin);
             const int64_t* incoming = graph.incoming + begin;
-            gather_first(net, graph, n, incoming, nodes, before, tile);
+            gather_first(net, graph, n, incoming, nodes, before, tile, three_body_only);
             product(n, tile.states, G, layer.first, G, 2 * G, nullptr, tile.first, 2 * G);
             if (!three_body_only)
                 product(n, tile.ends, F, layer.two_body, F, 2 * G, layer.two_body_bias, tile.pair, 2 * G);
@@ -494,7 +495,7 @@ void update_edges_back(const Network& net, const Layer& layer, const Graph& grap
         for (int64_t begin = graph.first_incoming[from]; begin < graph.first_incoming[to]; begin += TILE) {
             const int64_t n = smaller(TILE, graph.first_incoming[to] - begin);
             const int64_t* incoming = graph.incoming + begin;
-            gather_first(net, graph, n, incoming, nodes, before, tile);
+            gather_first(net, graph, n, incoming, nodes, before, tile, false);
             product(n, tile.states, G, layer.first, G, 2 * G, nullptr, tile.first, 2 * G);
             product(n, tile.ends, F, layer.two_body, F, 2 * G, layer.two_body_bias, tile.pair, 2 * G);
             for (int64_t r = 0; r < n; ++r) {
