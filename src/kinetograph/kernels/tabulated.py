@@ -11,6 +11,9 @@ from torch import Tensor
 from kinetograph.kernels.native import Library, floats, require
 from kinetograph.kernels.spline import Function, spline_table
 
+TOLERANCE, SLOPE_TOLERANCE = 1e-7, 2e-7
+"""Largest error of values and slopes, relative to the largest: tables in double precision can hold these."""
+
 
 class Tabulated:
     """Splines of functions between two distances.
@@ -18,7 +21,7 @@ class Tabulated:
     Args:
         function: (n,) Å → (n, n_functions), in the precision of what it is given.
         start, end: Å.
-        tolerance, slope_tolerance: largest errors relative to the largest value and the largest slope.
+        tolerance, slope_tolerance: what the splines are made to, as far as there are intervals enough.
     """
 
     def __init__(

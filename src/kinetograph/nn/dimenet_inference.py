@@ -19,8 +19,8 @@ from kinetograph.graph import Graph
 from kinetograph.kernels.angular import Directions, FilteredSum, padded_width
 from kinetograph.kernels.chain import Chain
 from kinetograph.kernels.native import Library
-from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE
-from kinetograph.kernels.tabulated import Tabulated
+from kinetograph.kernels.spline import SHORTEST_A
+from kinetograph.kernels.tabulated import SLOPE_TOLERANCE, TOLERANCE, Tabulated
 from kinetograph.nn.directional import DirectionalModel
 from kinetograph.nn.model import Head, Inference
 

@@ -19,8 +19,8 @@ from kinetograph.graph import Graph
 from kinetograph.kernels.angular import ROUND, BilinearSum, Directions
 from kinetograph.kernels.chain import Chain
 from kinetograph.kernels.native import Library
-from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE
-from kinetograph.kernels.tabulated import Tabulated
+from kinetograph.kernels.spline import SHORTEST_A
+from kinetograph.kernels.tabulated import SLOPE_TOLERANCE, TOLERANCE, Tabulated
 from kinetograph.nn.efficient import INV_SQRT_2, SILU_GAIN, Dense
 from kinetograph.nn.model import Head, Inference
 from kinetograph.nn.radial import polynomial_envelope
