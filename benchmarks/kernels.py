@@ -50,6 +50,7 @@ CASES = {
     "dimenet++": ("dimenet++", 5.0, {"readout_init": "glorot"}),
     "gemnet-t": ("gemnet-t", 5.0, {}),
     "gemnet-dt": ("gemnet-dt", 5.0, {}),
+    "forcenet": ("forcenet", 4.2, {}),
 }
 MAX_WITH_TRIPLETS = 64
 """Molecules: plain forms with triplets need gigabytes for more. ``directional.py`` has larger ones."""
@@ -100,9 +101,10 @@ def model(preset: str, cutoff: float, options: dict[str, Any], *, double: bool =
     return (potential.double() if double else potential).eval()
 
 
-def force_calls(whole: System, rounds: int) -> None:
+def force_calls(whole: System, rounds: int, cases: list[str]) -> None:
     """A line for every case."""
-    for name, (preset, cutoff, options) in CASES.items():
+    for name in cases:
+        preset, cutoff, options = CASES[name]
         potential, exact = (model(preset, cutoff, options, double=double) for double in (False, True))
         if potential.request.triplets is None:
             system = whole
@@ -187,6 +189,7 @@ def main() -> None:
     )
     parser.add_argument("--molecules", type=int, default=258)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     system = water(arguments.molecules)
@@ -200,7 +203,7 @@ def main() -> None:
         f"torch's matrix product {peak:.0f} GFLOP/s"
     )
     with torch.no_grad():
-        force_calls(system, arguments.rounds)
+        force_calls(system, arguments.rounds, arguments.cases)
         three_body_term(system, arguments.rounds)
     lists(system, arguments.rounds)
     argon = LennardJones(epsilon=0.0103, sigma=3.4, cutoff=6.8)

@@ -398,7 +398,47 @@ def test_what_directional_kernels_cannot_do_takes_the_plain_form(library: Librar
     assert model("gemnet", "direct", quadruplets=True, n_layers=1)._inference_form() is None
 
 
-ALL = ["painn", "gamd", "schnet", "gnnff", "dimenet++", "gemnet"]
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"width": 48, "n_layers": 2, "shared_basis": False, "decoder_layer": True, "idle_energy_head": True},
+        {"width": 20, "n_layers": 3},
+        {"width": 20, "form": "code", "basis": "none", "ablation": "no self message"},
+        {"width": 16, "basis": "gaussian", "ablation": "no radii", "max_neighbors": 8},
+        {"width": 16, "basis": "sine", "ablation": "linear update"},
+        {"width": 16, "basis": "linear", "ablation": "only distances"},
+    ],
+    ids=str,
+)
+def test_forcenet_says_what_it_says_in_double_precision(library: Library, options: dict[str, Any]) -> None:
+    fast, exact = (forcenet(double=double, **options) for double in (False, True))
+    assert fast._inference_form() is not None
+    truth = predict(exact, batch()).forces
+    ours = predict(fast, batch()).forces
+    with kernels.plain_forms():
+        plain = predict(fast, batch()).forces
+    assert error(ours, truth) < 2.0 * error(plain, truth) + 3e-7
+
+
+@pytest.mark.parametrize("ablation", ["no node embedding", "only filter", "linear filter"])
+def test_other_ablations_of_forcenet_take_the_plain_form(library: Library, ablation: str) -> None:
+    assert forcenet(ablation=ablation)._inference_form() is None
+    assert forcenet(activation="relu")._inference_form() is None
+
+
+def forcenet(*, double: bool = False, **options: Any) -> LearnedPotential:
+    """With running statistics as after some training."""
+    potential = model("forcenet", "direct", double=double, **{"width": 16, "n_layers": 1, **options})
+    generator = torch.Generator().manual_seed(2)
+    for name, tensor in potential.named_buffers():
+        if name.endswith("running_mean"):
+            tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+        elif name.endswith("running_var"):
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+    return potential
+
+
+ALL = ["painn", "gamd", "schnet", "gnnff", "dimenet++", "gemnet", "forcenet"]
 NEEDED: dict[str, dict[str, Any]] = {"gnnff": {"nearest_required": False}}
 
 

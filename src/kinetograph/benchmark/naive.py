@@ -7,14 +7,17 @@ like and what speed-ups are measured against; it is pinned here and does not cha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from kinetograph.graph import Graph
-from kinetograph.models.gamd import GAMD, PaperLayer
+from kinetograph.models.forcenet import ForceNet, Interaction
+from kinetograph.models.gamd import GAMD, CodeLayer, PaperLayer
 from kinetograph.models.gnnff import GNNFF, EdgeBlock, JointLinear, NodeBlock
+from kinetograph.nn.bases import edge_inputs
 from kinetograph.nn.model import Model
 
 Naive = Callable[[Graph], Tensor]
@@ -27,6 +30,10 @@ def naive_form(model: Model) -> Naive:
         return _gamd(model)
     if isinstance(model, GNNFF) and model.forces == "direct":
         return _gnnff(model)
+    if isinstance(model, GAMD) and model.form == "code":
+        return _gamd_code(model)
+    if isinstance(model, ForceNet) and model.form == "paper" and model.ablation is None:
+        return _forcenet(model)
     raise KeyError(type(model).__name__)
 
 
@@ -83,6 +90,35 @@ def _gnnff(model: GNNFF) -> Naive:
     return forces
 
 
+def _gamd_code(model: GAMD) -> Naive:
+    """GAMD as its program computes it: the maps of both ends on every edge, self edges among the others."""
+
+    def forces(graph: Graph) -> Tensor:
+        nodes = model.node_embedding(graph.atomic_numbers)
+        atoms = torch.arange(graph.n_atoms)
+        # Every atom is its own neighbour twice: once with a zero vector, once with a zero embedding.
+        center = torch.cat([graph.center, atoms, atoms])
+        neighbor = torch.cat([graph.neighbor, atoms, atoms])
+        zeros = graph.distances.new_zeros(graph.n_atoms)
+        units = graph.edge_vectors / graph.distances.unsqueeze(1)
+        units = torch.cat([units, zeros.unsqueeze(1).expand(-1, 3)])
+        distances = torch.cat([graph.distances, zeros])
+        length = (distances - model.length_mean) / model.length_std
+        radial = model.basis(distances if model.length_basis == "distance" else length)
+        edges = model.edge_encoder(torch.cat([units, length.unsqueeze(1), radial], dim=1))
+        edges = torch.cat([edges, torch.zeros_like(nodes)])
+        for layer in model.layers:
+            assert isinstance(layer, CodeLayer)
+            x = layer.norm(nodes)
+            code = layer.from_source(x[neighbor]) + layer.from_target(x[center]) + layer.edge_transform(edges)
+            messages = torch.zeros_like(x).index_add(0, center, layer.filter(code) * x[neighbor])
+            nodes = nodes + layer.out(layer.update_node(x) + layer.update_message(messages))
+        out: Tensor = model.head(nodes)
+        return out
+
+    return forces
+
+
 def gnnff_three_body(
     block: EdgeBlock, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor | None
 ) -> Tensor:
@@ -117,3 +153,26 @@ def _joint(linear: JointLinear, concatenation: Tensor) -> Tensor:
 def _gate(x: Tensor) -> Tensor:
     openness, core = x.chunk(2, dim=1)
     return torch.sigmoid(openness) * torch.tanh(core)
+
+
+def _forcenet(model: ForceNet) -> Naive:
+    """ForceNet (arXiv:2103.01436), with F_e(F_b(B(e_st)), h_s, h_t) on a concatenation."""
+
+    def forces(graph: Graph) -> Tensor:
+        slots = model.slots(graph.atomic_numbers)
+        nodes: Tensor = model.node_map(model.node_basis(model.properties[slots]))
+        basis = model.edge_basis(edge_inputs(graph, model.radii[slots], cutoff=model.request.cutoff))
+        envelope = torch.cos(0.5 * math.pi * graph.distances / model.request.cutoff).unsqueeze(1)
+        for k, layer in enumerate(model.layers):
+            assert isinstance(layer, Interaction)
+            of_edge = model.edge_maps[k % len(model.edge_maps)](basis)
+            joint = torch.cat([of_edge, nodes[graph.neighbor], nodes[graph.center]], dim=1)
+            filters = envelope * layer.filter(layer.filter_in(joint))
+            sent = layer.transform(nodes)
+            messages = layer.center_weight * sent
+            messages = messages.index_add(0, graph.center, filters * sent[graph.neighbor])
+            nodes = nodes + layer.update(messages)
+        out: Tensor = model.head(model.decoder(nodes))
+        return out
+
+    return forces

@@ -71,6 +71,7 @@ takes the running ones, so that forces do not depend on what else is in the batc
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -81,6 +82,8 @@ from torch.nn import functional
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.kernels import Library, library
+from kinetograph.kernels.filter import ConditionalFilter, EdgeNetwork, Layer
 from kinetograph.nn.bases import BASES, BasisKind, edge_inputs, make_basis
 from kinetograph.nn.batch_norm import BatchNorm
 from kinetograph.nn.element_properties import N_PROPERTIES, atomic_radii, element_properties
@@ -88,6 +91,8 @@ from kinetograph.nn.elements import ElementSlots, check_elements
 from kinetograph.nn.model import (
     Forces,
     Head,
+    Inference,
+    InferenceForm,
     Model,
     Offer,
     Outputs,
@@ -121,6 +126,9 @@ ABLATIONS = (
     "linear update",
     "no self message",
 )
+
+FAST_ABLATIONS = (None, "only distances", "no radii", "no self message", "linear update")
+"""What the compiled form can leave out, too."""
 
 CODE_FLOOR = 1e-3
 """The least p/c in the program."""
@@ -231,17 +239,25 @@ class Interaction(nn.Module):
         updated: Tensor = self.update(total)
         return nodes + updated
 
+    def of_edge(self, edge_map: nn.Module) -> tuple[Tensor, Tensor]:
+        """W_b times the matrix of F_b, (width, n_basis), and all that is constant, (width,)."""
+        weight: Tensor = self.filter_in.weight[:, : self.edge_width]
+        bias: Tensor = self.filter_in.bias
+        if isinstance(edge_map, nn.Linear):
+            bias = bias + weight @ edge_map.bias
+            weight = weight @ edge_map.weight
+        return weight, bias
+
+    def of_ends(self) -> tuple[Tensor, Tensor]:
+        """W_s and W_t, (width, width) each."""
+        of_source, of_target = self.filter_in.weight[:, self.edge_width :].split(self.width, dim=1)
+        return of_source, of_target
+
     def _filter_input(self, nodes: Tensor, edges: Tensor, graph: Graph, edge_map: nn.Module) -> Tensor:
         """The first linear map of F_e, on [F_b(B(e)); h_s; h_t]."""
-        weight: Tensor = self.filter_in.weight
-        bias: Tensor = self.filter_in.bias
-        of_edge = weight[:, : self.edge_width]
-        if isinstance(edge_map, nn.Linear):
-            bias = bias + of_edge @ edge_map.bias
-            of_edge = of_edge @ edge_map.weight
-        pre = functional.linear(edges, of_edge, bias)
+        pre = functional.linear(edges, *self.of_edge(edge_map))
         if self.conditional:
-            of_source, of_target = torch.split(weight[:, self.edge_width :], self.width, dim=1)
+            of_source, of_target = self.of_ends()
             pre = (
                 pre
                 + (nodes @ of_source.T).index_select(0, graph.neighbor)
@@ -309,6 +325,7 @@ class ForceNet(Model):
             raise UserError(f"max_neighbors is {max_neighbors}, but an atom needs at least one")
         self.forces = forces
         self.form = form
+        self.activation = activation
         self.ablation = ablation
         self.request = GraphRequest(
             cutoff=cutoff, n_layers=n_layers, n_nearest=max_neighbors, nearest_required=False
@@ -354,7 +371,14 @@ class ForceNet(Model):
     def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         slots = self.slots(graph.atomic_numbers)
         nodes = self.node_map(self.node_basis(self.properties))[slots]
-        edges = self.edge_basis(
+        edges, envelope = self.of_edges(graph, slots)
+        for k, layer in enumerate(self.layers):
+            nodes = layer(nodes, edges, envelope.unsqueeze(1), graph, self.edge_maps[k % len(self.edge_maps)])
+        return Outputs(forces=self.head(self.decoder(nodes)))
+
+    def of_edges(self, graph: Graph, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """B(e), (n_edges, n_basis), and α, (n_edges,)."""
+        basis: Tensor = self.edge_basis(
             edge_inputs(
                 graph,
                 None if self.ablation == "no radii" else self.radii[slots],
@@ -364,7 +388,82 @@ class ForceNet(Model):
                 floor=CODE_FLOOR if self.form == "code" else None,
             )
         )
-        envelope = torch.cos(graph.distances * (0.5 * math.pi / self.request.cutoff)).unsqueeze(1)
-        for k, layer in enumerate(self.layers):
-            nodes = layer(nodes, edges, envelope, graph, self.edge_maps[k % len(self.edge_maps)])
-        return Outputs(forces=self.head(self.decoder(nodes)))
+        return basis, torch.cos(graph.distances * (0.5 * math.pi / self.request.cutoff))
+
+    def inference_form(self) -> InferenceForm | None:
+        native = library()
+        if native is None or self.activation != "swish" or self.ablation not in FAST_ABLATIONS:
+            return None
+        with torch.no_grad():
+            return _Inference(self, native)
+
+
+class _Inference:
+    """The network in compiled passes, its batch normalisations folded into the maps before them."""
+
+    def __init__(self, model: ForceNet, native: Library) -> None:
+        self.model = model
+        exact = copy.deepcopy(model).double()
+        self.elements: Tensor = exact.node_map(exact.node_basis(exact.properties)).float()
+        self.layers = [
+            _InferenceLayer(layer, exact.edge_maps[k % len(exact.edge_maps)], native)
+            for k, layer in enumerate(exact.layers)
+            if isinstance(layer, Interaction)
+        ]
+        self.head = EdgeNetwork(native, _network([*exact.decoder, *exact.head]))
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference:
+        slots = self.model.slots(graph.atomic_numbers)
+        edges, envelope = self.model.of_edges(graph, slots)
+        nodes = self.elements[slots]
+        for layer in self.layers:
+            nodes = nodes + layer(nodes, edges, envelope, graph)
+        return Inference(forces=self.head.plain(self.head(nodes)))
+
+
+class _InferenceLayer:
+    """What a message-passing block adds to the states."""
+
+    def __init__(self, layer: Interaction, edge_map: nn.Module, native: Library) -> None:
+        of_source, of_target = layer.of_ends()
+        self.of_source = EdgeNetwork(native, [(of_source, None, "none")])
+        self.of_target = EdgeNetwork(native, [(of_target, None, "none")])
+        self.transform = EdgeNetwork(native, _network([layer.transform]))
+        weight, bias = layer.of_edge(edge_map)
+        first: Layer = (weight, bias, "silu")
+        self.filter = ConditionalFilter(
+            native, [first, *_network([*layer.filter][1:])], meet=0, n_in=weight.shape[1]
+        )
+        self.center_weight = None if layer.center_weight is None else layer.center_weight.float()
+        self.update = EdgeNetwork(native, _network([*layer.update]))
+
+    def __call__(self, nodes: Tensor, edges: Tensor, envelope: Tensor, graph: Graph) -> Tensor:
+        """(n_atoms, width) → the same."""
+        source, target, sent = (
+            network.plain(network(nodes)) for network in (self.of_source, self.of_target, self.transform)
+        )
+        total = self.filter(edges, source, target, sent, graph.center, graph.neighbor, envelope)
+        if self.center_weight is not None:
+            total = total + self.center_weight * sent
+        return self.update.plain(self.update(total))
+
+
+def _network(modules: Sequence[nn.Module]) -> list[Layer]:
+    """Linear maps with what stands between them: batch normalisations in evaluation, and swish."""
+    layers: list[Layer] = []
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            layers.append((module.weight, module.bias, "none"))
+        elif isinstance(module, BatchNorm):
+            weight, bias, _ = layers.pop()
+            assert bias is not None
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            gain = module.weight / torch.sqrt(module.running_var + module.eps)
+            layers.append(
+                (gain.unsqueeze(1) * weight, gain * (bias - module.running_mean) + module.bias, "none")
+            )
+        else:
+            assert isinstance(module, nn.SiLU)
+            layers.append((*layers.pop()[:2], "silu"))
+    return layers
