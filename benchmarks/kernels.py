@@ -50,7 +50,10 @@ CASES = {
     "dimenet++": ("dimenet++", 5.0, {"readout_init": "glorot"}),
     "gemnet-t": ("gemnet-t", 5.0, {}),
     "gemnet-dt": ("gemnet-dt", 5.0, {}),
+    "gamd, bfloat16": ("gamd", 4.2, {"precision": "bfloat16"}),
+    "gamd-code, bfloat16": ("gamd-code", 4.2, {"precision": "bfloat16"}),
     "forcenet": ("forcenet", 4.2, {}),
+    "forcenet, bfloat16": ("forcenet", 4.2, {"precision": "bfloat16"}),
 }
 MAX_WITH_TRIPLETS = 64
 """Molecules: plain forms with triplets need gigabytes for more. ``directional.py`` has larger ones."""
@@ -93,12 +96,17 @@ def plainly(action: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def model(preset: str, cutoff: float, options: dict[str, Any], *, double: bool = False) -> LearnedPotential:
-    """With random weights; the same in double precision."""
+    """With random weights; the same in double precision. ``precision`` is the potential's, not the model's."""
     torch.manual_seed(0)
+    precision = options.get("precision", "float32")
+    options = {name: value for name, value in options.items() if name != "precision"}
     sizes = PRESETS[preset]
     hyperparameters = {**sizes.hyperparameters, "forces": sizes.forces, "cutoff": cutoff, **options}
     potential = build(sizes.architecture, [1, 8], hyperparameters)
-    return (potential.double() if double else potential).eval()
+    if double:
+        return potential.double().eval()
+    potential.use_precision(precision)
+    return potential.eval()
 
 
 def force_calls(whole: System, rounds: int, cases: list[str]) -> None:

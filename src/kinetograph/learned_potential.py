@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from kinetograph.nn.model import Head, InferenceForm, Model, Outputs
 from kinetograph.nn.segments import sum_to
 from kinetograph.potential import Potential, Prediction, from_energies, is_fitting, stress_of
 from kinetograph.system import System
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class LearnedPotential(Potential):
@@ -47,6 +49,8 @@ class LearnedPotential(Potential):
         self.also_direct = False
         """Whether conservative answers hold the direct forces too."""
         self.compiled = False  # a plain attribute: a run that resumes asks whether it is as it was
+        self.precision: Precision = "float32"
+        """Of the factors in an inference form's products; see :meth:`use_precision`."""
         self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
         self._weights: list[Tensor] | None = None
         self._form: InferenceForm | None = None
@@ -82,6 +86,31 @@ class LearnedPotential(Potential):
                 mend="Train it with model.forces: both to have the two.",
             )
         self.answers = head
+
+    def use_precision(self, precision: Precision) -> None:
+        """Round the factors of products from now on to this type, where an inference form has such products.
+
+        With ``"bfloat16"`` forces are off by a few parts in a thousand (GAMD, ForceNet: at most three), in
+        evaluation on a CPU; sums and states stay in single precision.
+
+        Raises:
+            UserError: the processor or the model has no such products, or the model was compiled.
+        """
+        if precision == "bfloat16":
+            native = kernels.library()
+            why = None
+            if native is None or not native.has_bfloat16:
+                why = f"there are no products of bfloat16 (kernels: {kernels.choice().name})"
+            elif self.force_scale.device.type != "cpu" or self.dtype != torch.float32:
+                why = "products of bfloat16 are for models in single precision on a CPU"
+            elif self.compiled:
+                why = "a compiled model has no products of bfloat16"
+            elif self.model.bfloat16_form() is None:
+                why = f"{type(self.model).__name__} with these options has no form with products of bfloat16"
+            if why is not None:
+                raise UserError(why, mend="Leave the precision at float32.")
+        self.precision = precision
+        self.forget_inference_form()
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
         heads = self.model.heads if self.training or self.also_direct else (self.answers,)
@@ -175,7 +204,8 @@ class LearnedPotential(Potential):
             return None  # nobody counts their changes
         version = tuple((weight.data_ptr(), weight._version) for weight in self._weights)
         if version != self._form_version:
-            self._form, self._form_version = self.model.inference_form(), version
+            make = self.model.bfloat16_form if self.precision == "bfloat16" else self.model.inference_form
+            self._form, self._form_version = make(), version
         return self._form
 
     def forget_inference_form(self) -> None:
@@ -213,6 +243,10 @@ class LearnedPotential(Potential):
         Raises:
             UserError: the model answers with conservative forces, which are not compiled yet.
         """
+        if self.precision != "float32":
+            raise UserError(
+                f"a compiled model has no products of {self.precision}", mend="Choose one of the two."
+            )
         if self.answers != "direct":
             raise UserError(
                 "only direct forces can be compiled so far",

@@ -7,7 +7,7 @@ from kinetograph.kernels import native
 from kinetograph.kernels.build import INSTRUCTION_SETS, library_path
 from kinetograph.kernels.native import Choice, Library
 
-CAPABILITIES = {"avx512": ("AVX512",), "avx2": ("AVX512", "AVX2")}
+CAPABILITIES = {"avx512_bf16": ("AVX512",), "avx512": ("AVX512",), "avx2": ("AVX512", "AVX2")}
 
 
 @pytest.fixture(params=list(INSTRUCTION_SETS))
@@ -17,6 +17,8 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     able = CAPABILITIES.get(name)
     if able is not None and torch.backends.cpu.get_cpu_capability() not in able:
         pytest.skip(f"this processor has no {name}")
+    if name == "avx512_bf16" and not native.has_avx512_bf16():
+        pytest.skip("this processor has no avx512_bf16")
     if not library_path(name).exists():
         pytest.skip("no compiled kernels: there was no C++ compiler")
     loaded = Library(str(library_path(name)))

@@ -24,7 +24,12 @@ COMPILED = Path(__file__).with_name("compiled")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fno-exceptions", "-fno-rtti", "-fno-math-errno")
 
 INSTRUCTION_SETS: dict[str, tuple[str, ...]] = (
-    {"avx512": ("-march=x86-64-v4",), "avx2": ("-march=x86-64-v3",), "baseline": ("-march=x86-64-v2",)}
+    {
+        "avx512_bf16": ("-march=x86-64-v4", "-mavx512bf16"),
+        "avx512": ("-march=x86-64-v4",),
+        "avx2": ("-march=x86-64-v3",),
+        "baseline": ("-march=x86-64-v2",),
+    }
     if platform.machine() in ("x86_64", "AMD64")
     else {"baseline": ()}
 )

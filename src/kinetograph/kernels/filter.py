@@ -1,4 +1,9 @@
-"""Networks on edges, and the conditional filter of GAMD and ForceNet: ``csrc/filter.cpp``."""
+"""Networks on edges, and the conditional filter of GAMD and ForceNet: ``csrc/filter.cpp``.
+
+Where ``products`` is ``torch.bfloat16`` the factors of products behind a network's first layer are rounded
+to eight bits; sums, biases and what stands on atoms stay in single precision. Such a library must have them
+(``Library.has_bfloat16``).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from kinetograph.kernels.native import Library, Workspace, floats, require
@@ -23,26 +28,54 @@ class _Layer(ctypes.Structure):
     _fields_ = [
         ("weights", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("n_in", "n_out", "activation")),
+        *((name, ctypes.c_int64) for name in ("n_in", "n_out", "activation", "bfloat16")),
+    ]
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [
+        ("gain", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("epsilon", ctypes.c_double),
     ]
 
 
 class _Network:
-    """Packed layers, padded to whole registers."""
+    """Packed layers, padded to whole registers.
 
-    def __init__(self, library: Library, layers: Sequence[Layer], n_in: int | None = None) -> None:
-        self.library = library
+    Args:
+        products: type of the factors behind the first layer.
+        takes: type of the rows, and of the first layer's weights.
+        n_in: columns of the rows, those of zeros at the end included.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        layers: Sequence[Layer],
+        *,
+        products: torch.dtype = torch.float32,
+        takes: torch.dtype = torch.float32,
+        n_in: int | None = None,
+    ) -> None:
+        if torch.bfloat16 in (products, takes) and not library.has_bfloat16:
+            raise ValueError("this library has no products of bfloat16")
+        self.library, self.takes = library, takes
         self.workspace = Workspace()
         self._kept: list[Tensor] = []
         self.layers = (_Layer * len(layers))()
         n_in = layers[0][0].shape[1] if n_in is None else n_in
-        for native, (weight, bias, activation) in zip(self.layers, layers, strict=True):
+        for index, (weight, bias, activation) in enumerate(layers):
+            native, dtype = self.layers[index], products if index else takes
             extra = -len(weight) % library.width
             weight = pad(weight.detach().float(), (0, n_in - weight.shape[1], 0, extra)).contiguous()
-            packed = floats(weight.numel())
-            library("kg_pack", weight, *weight.shape, packed)
+            packed = torch.empty(weight.numel(), dtype=dtype, device="cpu")
+            pack = "kg_pack_bfloat16" if dtype == torch.bfloat16 else "kg_pack"
+            library(pack, weight.to(dtype), *weight.shape, packed)
             self._kept.append(packed)
             native.weights = packed.data_ptr()
+            native.bfloat16 = int(dtype == torch.bfloat16)
             if bias is not None:
                 bias = pad(bias.detach().float(), (0, extra)).contiguous()
                 self._kept.append(bias)
@@ -60,24 +93,54 @@ class _Network:
 
 
 class EdgeNetwork(_Network):
-    """An MLP of the rows of a matrix."""
+    """An MLP of the rows of a matrix.
+
+    Args:
+        norm: applied to what the last layer gives.
+        gives: type of the result.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        layers: Sequence[Layer],
+        *,
+        norm: nn.LayerNorm | None = None,
+        products: torch.dtype = torch.float32,
+        gives: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(library, layers, products=products)
+        if gives == torch.bfloat16 and not library.has_bfloat16:
+            raise ValueError("this library knows no bfloat16")
+        self.gives = gives
+        self.norm: _Norm | None = None
+        if norm is not None:
+            gain, bias = (self.padded(x.detach().float()).contiguous() for x in (norm.weight, norm.bias))
+            self._kept += [gain, bias]
+            self.norm = _Norm(gain.data_ptr(), bias.data_ptr(), self._plain_width, norm.eps)
 
     def plain(self, rows: Tensor) -> Tensor:
         """Without the columns of zeros behind the last layer's own."""
-        return rows[:, : self._plain_width]
+        return rows[..., : self._plain_width]
 
     def padded(self, rows: Tensor) -> Tensor:
         """With them."""
         return pad(rows, (0, self.width - self._plain_width))
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """(n_rows, n_in) float32 → (n_rows, width): the columns behind the last layer's own are zero."""
+        """(n_rows, n_in) float32 → (n_rows, width): the columns behind the last layer's own are zero.
+
+        The result is overwritten by the next call.
+        """
         require(torch.float32, rows)
         rows = rows.contiguous()
-        out = self.workspace.bytes("out", 4 * len(rows) * self.width)[: 4 * len(rows) * self.width]
-        out = out.view(torch.float32).view(len(rows), self.width)
+        n_bytes = self.gives.itemsize * len(rows) * self.width
+        out = self.workspace.bytes("out", n_bytes)[:n_bytes].view(self.gives).view(len(rows), self.width)
         self.library(
-            "kg_mlp", self.layers, len(self.layers), len(rows), rows, out, self.memory(), self.largest
+            "kg_mlp",
+            *(self.layers, len(self.layers), len(rows), rows, out),
+            None if self.norm is None else ctypes.byref(self.norm),
+            *(int(self.gives == torch.bfloat16), self.memory(), self.largest),
         )
         return out
 
@@ -89,10 +152,20 @@ class ConditionalFilter(_Network):
         layers: of the network; all give the width of the values.
         meet: number of the layer to whose product, before its activation, the ends are added.
         n_in: columns of the edges' states, those of zeros at the end included.
+        takes: type of these states.
     """
 
-    def __init__(self, library: Library, layers: Sequence[Layer], *, meet: int, n_in: int) -> None:
-        super().__init__(library, layers, n_in)
+    def __init__(
+        self,
+        library: Library,
+        layers: Sequence[Layer],
+        *,
+        meet: int,
+        n_in: int,
+        products: torch.dtype = torch.float32,
+        takes: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(library, layers, products=products, takes=takes, n_in=n_in)
         self.meet = meet
 
     def __call__(
@@ -114,7 +187,8 @@ class ConditionalFilter(_Network):
             center, neighbor: (n_edges,) int64, sorted by centre.
             envelope: (n_edges,) further factor of each message.
         """
-        require(torch.float32, edges, sources, targets, values, envelope)
+        require(self.takes, edges)
+        require(torch.float32, sources, targets, values, envelope)
         require(torch.int64, center, neighbor)
         n_atoms, extra = len(values), self.width - self._plain_width
         if extra:
@@ -127,3 +201,20 @@ class ConditionalFilter(_Network):
             *(envelope, messages, self.memory()),
         )
         return messages[:, : self._plain_width]
+
+
+def write_gaussians(
+    library: Library, x: Tensor, start: float, spacing: float, n_functions: int, gamma: float, rows: Tensor, first: int
+) -> None:
+    """Write exp(−γ (x − start − k · spacing)²), k = 0 … n_functions − 1, into rows from a column on.
+
+    Args:
+        x: (n,) float32.
+        rows: (n, at least first + n_functions) float32.
+        first: number of that column.
+    """
+    require(torch.float32, x, rows)
+    if len(x) != len(rows) or first + n_functions > rows.shape[1]:
+        raise ValueError(f"no room for {len(x)} x {n_functions} numbers from column {first} of {tuple(rows.shape)}")
+    numbers = [ctypes.byref(ctypes.c_double(value)) for value in (start, spacing, gamma)]
+    library("kg_gaussians", len(x), x.contiguous(), n_functions, *numbers, rows, rows.shape[1], first)

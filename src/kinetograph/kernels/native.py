@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class Library:
         self.source_hash: str = self._library.kg_source_hash().decode()
         self.width = self("kg_width")
         """Floats in a register."""
+        self.has_bfloat16 = bool(self("kg_has_bfloat16"))
+        """Whether it has products of bfloat16."""
 
     def __call__(self, name: str, *arguments: Any) -> int:
         """Call a function. Whole numbers are 64 bits wide; tensors must be contiguous and on the CPU."""
@@ -94,6 +97,14 @@ def _argument(value: Any) -> Any:
     return value
 
 
+def has_avx512_bf16() -> bool:
+    """Whether the processor has this instruction set, as far as the system says."""
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
 @cache
 def _loaded() -> tuple[Library | None, Choice]:
     asked = os.environ.get("KINETOGRAPH_KERNELS", "")
@@ -107,6 +118,8 @@ def _loaded() -> tuple[Library | None, Choice]:
         )
     capability = torch.backends.cpu.get_cpu_capability()
     best = {"AVX512": "avx512", "AVX2": "avx2"}.get(capability, "baseline")
+    if best == "avx512" and has_avx512_bf16():
+        best = "avx512_bf16"
     names = list(INSTRUCTION_SETS)
     tried = [asked] if asked else names[names.index(best) if best in names else 0 :]
     for name in tried:

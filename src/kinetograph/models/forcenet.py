@@ -325,7 +325,6 @@ class ForceNet(Model):
             raise UserError(f"max_neighbors is {max_neighbors}, but an atom needs at least one")
         self.forces = forces
         self.form = form
-        self.activation = activation
         self.ablation = ablation
         self.request = GraphRequest(
             cutoff=cutoff, n_layers=n_layers, n_nearest=max_neighbors, nearest_required=False
@@ -392,21 +391,36 @@ class ForceNet(Model):
 
     def inference_form(self) -> InferenceForm | None:
         native = library()
-        if native is None or self.activation != "swish" or self.ablation not in FAST_ABLATIONS:
+        if native is None or not self._has_fast_parts():
             return None
         with torch.no_grad():
             return _Inference(self, native)
 
+    def bfloat16_form(self) -> InferenceForm | None:
+        native = library()
+        if native is None or not native.has_bfloat16 or not self._has_fast_parts():
+            return None
+        with torch.no_grad():
+            return _Inference(self, native, products=torch.bfloat16)
+
+    def _has_fast_parts(self) -> bool:
+        relu = any(isinstance(module, nn.ReLU) for module in self.modules())
+        return not relu and self.ablation in FAST_ABLATIONS
+
 
 class _Inference:
-    """The network in compiled passes, its batch normalisations folded into the maps before them."""
+    """The network in compiled passes, its batch normalisations folded into the maps before them.
 
-    def __init__(self, model: ForceNet, native: Library) -> None:
+    Args:
+        products: type of the factors of products on edges, but for those of B(e).
+    """
+
+    def __init__(self, model: ForceNet, native: Library, products: torch.dtype = torch.float32) -> None:
         self.model = model
         exact = copy.deepcopy(model).double()
         self.elements: Tensor = exact.node_map(exact.node_basis(exact.properties)).float()
         self.layers = [
-            _InferenceLayer(layer, exact.edge_maps[k % len(exact.edge_maps)], native)
+            _InferenceLayer(layer, exact.edge_maps[k % len(exact.edge_maps)], native, products)
             for k, layer in enumerate(exact.layers)
             if isinstance(layer, Interaction)
         ]
@@ -424,7 +438,9 @@ class _Inference:
 class _InferenceLayer:
     """What a message-passing block adds to the states."""
 
-    def __init__(self, layer: Interaction, edge_map: nn.Module, native: Library) -> None:
+    def __init__(
+        self, layer: Interaction, edge_map: nn.Module, native: Library, products: torch.dtype
+    ) -> None:
         of_source, of_target = layer.of_ends()
         self.of_source = EdgeNetwork(native, [(of_source, None, "none")])
         self.of_target = EdgeNetwork(native, [(of_target, None, "none")])
@@ -432,7 +448,11 @@ class _InferenceLayer:
         weight, bias = layer.of_edge(edge_map)
         first: Layer = (weight, bias, "silu")
         self.filter = ConditionalFilter(
-            native, [first, *_network([*layer.filter][1:])], meet=0, n_in=weight.shape[1]
+            native,
+            [first, *_network([*layer.filter][1:])],
+            meet=0,
+            n_in=weight.shape[1],
+            products=products,
         )
         self.center_weight = None if layer.center_weight is None else layer.center_weight.float()
         self.update = EdgeNetwork(native, _network([*layer.update]))

@@ -62,7 +62,8 @@ from torch import Tensor, nn
 from kinetograph.bonds import BondRule
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import Library, library
-from kinetograph.kernels.filter import Activation, ConditionalFilter, EdgeNetwork, Layer
+from kinetograph.kernels.filter import Activation, ConditionalFilter, EdgeNetwork, Layer, write_gaussians
+from kinetograph.kernels.native import floats
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, NodeForceHead
 from kinetograph.nn.mlp import mlp
@@ -373,6 +374,13 @@ class GAMD(Model):
         with torch.no_grad():
             return _Inference(self, native)
 
+    def bfloat16_form(self) -> InferenceForm | None:
+        native = library()
+        if native is None or not native.has_bfloat16:
+            return None
+        with torch.no_grad():
+            return _Inference(self, native, products=torch.bfloat16)
+
     def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
         """Set mean and standard deviation of the edge length from training graphs.
 
@@ -392,21 +400,27 @@ class GAMD(Model):
 
 
 class _Inference:
-    """The network with its edges in compiled passes.
+    """The network in compiled passes.
 
     What is linear on both sides becomes one product: the last layer of the edge encoder, the paper's edge
     transform and the edge's part of Φ's first matrix.
+
+    Args:
+        products: type of the factors of products on edges.
     """
 
-    def __init__(self, model: GAMD, native: Library) -> None:
-        self.model = model
+    def __init__(self, model: GAMD, native: Library, products: torch.dtype = torch.float32) -> None:
+        self.model, self.native = model, native
         *inner, last = _linears(model.edge_encoder)
         activation: Activation = "silu" if model.form == "covariant" else "gelu"
         encoder: list[Layer] = [(layer.weight, layer.bias, activation) for layer in inner]
+        norm = None
         if model.form == "code":  # a LayerNorm comes between
             encoder.append((last.weight, last.bias, "none"))
-        self.encoder = EdgeNetwork(native, encoder)
-        self.filters = []
+            norm = model.edge_encoder[-2]
+            assert isinstance(norm, nn.LayerNorm)
+        self.encoder = EdgeNetwork(native, encoder, norm=norm, products=products, gives=products)
+        self.layers = []
         for layer in model.layers:
             if isinstance(layer, CodeLayer):
                 first: list[Layer] = [(x.weight, x.bias, "silu") for x in _linears(layer.edge_transform)]
@@ -415,34 +429,93 @@ class _Inference:
             else:
                 assert isinstance(layer, CovariantLayer)
                 first = [(*_folded(last, layer.from_edge), "silu")]
-            *inner, final = _linears(layer.filter)
-            rest: list[Layer] = [(x.weight, x.bias, "silu") for x in inner]
-            rest.append((final.weight, final.bias, "none"))
-            meet = len(first) - 1
-            self.filters.append(
-                ConditionalFilter(native, [*first, *rest], meet=meet, n_in=self.encoder.width)
+            filters = ConditionalFilter(
+                native,
+                [*first, *_silu_between(layer.filter)],
+                meet=len(first) - 1,
+                n_in=self.encoder.width,
+                products=products,
+                takes=products,
             )
+            self.layers.append(_Pass(layer, filters, native))
+            if isinstance(layer, CodeLayer):
+                self_edge = model._self_edge(torch.zeros(1, 1))
+                self.layers[-1].set_self_edges(layer, torch.cat([self_edge, torch.zeros_like(self_edge)]))
 
     def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference:
         model, head = self.model, self.model.head
         nodes: Tensor = model.node_embedding(graph.atomic_numbers)
-        inputs = model._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
+        inputs = self._edge_inputs(graph)
         edges = self.encoder(inputs)
         envelope = cosine_cutoff(graph.distances, model.request.cutoff) if model.form == "covariant" else None
-        if model.form == "code":
-            edges = self.encoder.padded(model.edge_encoder[-2:](self.encoder.plain(edges)))
-            self_edge = model._self_edge(nodes)
-        for layer, conditional_filter in zip(model.layers, self.filters, strict=True):
-            assert isinstance(layer, PaperLayer | CodeLayer | CovariantLayer)
-            ends = layer.ends(nodes)
-            messages = conditional_filter(
-                edges, ends.source, ends.target, ends.sent, graph.center, graph.neighbor, envelope
-            )
-            if isinstance(layer, CodeLayer):
-                nodes = layer.updated(nodes, ends, messages, self_edge)
-            else:
-                nodes = layer.updated(nodes, ends, messages)
+        for layer in self.layers:
+            nodes = layer(nodes, edges, graph, envelope)
         return Inference(forces=head(nodes) if envelope is None else head(nodes, inputs, graph, envelope))
+
+    def _edge_inputs(self, graph: Graph) -> Tensor:
+        """As the model's, with the Gaussians of its program written where they belong."""
+        model = self.model
+        if model.form != "code":
+            return model._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
+        length = (graph.distances - model.length_mean) / model.length_std
+        basis, before = model.basis, 4
+        inputs = floats(len(length), before + basis.n_functions + model.n_edge_types - 1)
+        inputs[:, :3], inputs[:, 3] = graph.unit_vectors, length
+        x = graph.distances if model.length_basis == "distance" else length
+        shape = (basis.start, basis.spacing, basis.n_functions, basis.gamma)
+        write_gaussians(self.native, x, *shape, inputs, before)
+        if graph.edge_types is not None and model.n_edge_types > 1:
+            kind = nn.functional.one_hot(graph.edge_types, model.n_edge_types)
+            inputs[:, before + basis.n_functions :] = kind[:, 1:]
+        return inputs
+
+
+class _Pass:
+    """A layer, its products packed."""
+
+    def __init__(
+        self, layer: PaperLayer | CodeLayer | CovariantLayer, filters: ConditionalFilter, native: Library
+    ) -> None:
+        self.filters, self.native, self.norm = filters, native, layer.norm
+        self.norm_comes_first = not isinstance(layer, PaperLayer)
+        self.source, self.target = (
+            EdgeNetwork(native, [(x.weight, x.bias, "none")]) for x in (layer.from_source, layer.from_target)
+        )
+        if isinstance(layer, PaperLayer):
+            update = _silu_between(layer.update)
+        else:  # of both together
+            weight = torch.cat([layer.update_node.weight, layer.update_message.weight], dim=1)
+            bias = layer.update_node.bias + layer.update_message.bias
+            update = [(weight, bias, "silu"), *_silu_between(layer.out)]
+        self.update = EdgeNetwork(native, update)
+        self.self_filter: EdgeNetwork | None = None
+
+    def set_self_edges(self, layer: CodeLayer, embeddings: Tensor) -> None:
+        """Let every atom send to itself, too.
+
+        Args:
+            embeddings: (n_self_edges, width), alike for all atoms.
+        """
+        self.of_self_edges: Tensor = layer.edge_transform(embeddings).unsqueeze(1)
+        self.self_filter = EdgeNetwork(self.native, _silu_between(layer.filter))
+
+    def __call__(self, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor | None) -> Tensor:
+        """(n_atoms, width) → the same."""
+        x = self.norm(nodes) if self.norm_comes_first else nodes
+        source, target = (network.plain(network(x)) for network in (self.source, self.target))
+        messages = self.filters(edges, source, target, x, graph.center, graph.neighbor, envelope)
+        if self.self_filter is not None:
+            pre = nn.functional.silu(self.of_self_edges + (source + target))
+            weights = self.self_filter.plain(self.self_filter(pre.flatten(0, 1))).view(pre.shape)
+            messages = messages + x * weights.sum(dim=0)
+        updated = self.update.plain(self.update(torch.cat([x, messages], dim=1)))
+        return nodes + (updated if self.norm_comes_first else self.norm(updated))
+
+
+def _silu_between(network: nn.Module) -> list[Layer]:
+    """The linear maps of an MLP, all but the last with an activation."""
+    *inner, last = _linears(network)
+    return [*((x.weight, x.bias, "silu") for x in inner), (last.weight, last.bias, "none")]
 
 
 def _linears(network: nn.Module) -> list[nn.Linear]:

@@ -148,6 +148,13 @@ class Model(nn.Module, ABC):
         """
         return None
 
+    def bfloat16_form(self) -> InferenceForm | None:
+        """An inference form whose products have factors of bfloat16, and sums of single precision.
+
+        For whom a few parts in a thousand of the forces are worth less than the time; ``None`` as above.
+        """
+        return None
+
     # A model of weights only has nothing to fit.
     def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
         """Set whatever the model keeps of its training data besides weights, before training.

@@ -2,8 +2,25 @@
 //
 // The weights are packed beforehand into panels of up to three registers' width, each panel running along
 // the inputs. Sums run over the inputs in order, so a row's result does not depend on the rows beside it.
+//
+// A row's numbers, and the weights, come singly, in single precision, or as pairs of bfloat16 in the place of a
+// float: then two inputs are one lane, and all counts of inputs are counts of lanes. Sums are in single precision.
 #pragma once
 #include "vector.h"
+
+struct Single {
+    INLINE vf add_product(vf sum, const float* a, vf b) { return sum + *a * b; }
+};
+
+#if defined(__AVX512BF16__)
+struct Pairs {
+    INLINE vf add_product(vf sum, const float* a, vf b) {
+        int32_t pair;
+        memcpy(&pair, a, sizeof pair);
+        return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
+    }
+};
+#endif
 
 struct Activation {
     enum Kind { NONE, SILU };
@@ -17,7 +34,7 @@ constexpr int rows_at_once(int n_vectors) {
 // The width, in registers, of the next panel when so many are left.
 constexpr int panel_vectors(int left) { return left == 4 ? 2 : left > 3 ? 3 : left; }
 
-template <int ROWS, int N, Activation::Kind ACT, bool ADD>
+template <int ROWS, int N, Activation::Kind ACT, bool ADD, typename Lane = Single>
 INLINE void panel_rows(const float* rows, int64_t stride, const float* panel, int64_t n_in, const float* bias,
                        float* out, int64_t out_stride) {
     vf acc[ROWS][N];
@@ -31,9 +48,9 @@ INLINE void panel_rows(const float* rows, int64_t stride, const float* panel, in
         for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * W);
 #pragma GCC unroll 16
         for (int m = 0; m < ROWS; ++m) {
-            const float a = rows[m * stride + k];
+            const float* a = rows + m * stride + k;
 #pragma GCC unroll 4
-            for (int v = 0; v < N; ++v) acc[m][v] += a * b[v];
+            for (int v = 0; v < N; ++v) acc[m][v] = Lane::add_product(acc[m][v], a, b[v]);
         }
     }
 #pragma GCC unroll 16
@@ -47,17 +64,20 @@ INLINE void panel_rows(const float* rows, int64_t stride, const float* panel, in
         }
 }
 
-template <int N, Activation::Kind ACT, bool ADD>
+template <int N, Activation::Kind ACT, bool ADD, typename Lane>
 INLINE void panel_all_rows(int64_t n_rows, const float* rows, int64_t stride, const float* panel, int64_t n_in,
                            const float* bias, float* out, int64_t out_stride) {
     constexpr int M = rows_at_once(N);
     int64_t r = 0;
     for (; r + M <= n_rows; r += M)
-        panel_rows<M, N, ACT, ADD>(rows + r * stride, stride, panel, n_in, bias, out + r * out_stride, out_stride);
+        panel_rows<M, N, ACT, ADD, Lane>(rows + r * stride, stride, panel, n_in, bias, out + r * out_stride,
+                                         out_stride);
     for (; r + 4 <= n_rows; r += 4)
-        panel_rows<4, N, ACT, ADD>(rows + r * stride, stride, panel, n_in, bias, out + r * out_stride, out_stride);
+        panel_rows<4, N, ACT, ADD, Lane>(rows + r * stride, stride, panel, n_in, bias, out + r * out_stride,
+                                         out_stride);
     for (; r < n_rows; ++r)
-        panel_rows<1, N, ACT, ADD>(rows + r * stride, stride, panel, n_in, bias, out + r * out_stride, out_stride);
+        panel_rows<1, N, ACT, ADD, Lane>(rows + r * stride, stride, panel, n_in, bias, out + r * out_stride,
+                                         out_stride);
 }
 
 // Floating-point operations of all products so far; threads that meet may lose some.
@@ -65,7 +85,7 @@ extern int64_t flop_count;
 
 // out (n_rows, n_out) = act(rows (n_rows, n_in) · Wᵀ + bias), or added to what is there. n_out is a multiple
 // of W; the bias may be null.
-template <Activation::Kind ACT = Activation::NONE, bool ADD = false>
+template <Activation::Kind ACT = Activation::NONE, bool ADD = false, typename Lane = Single>
 static void product(int64_t n_rows, const float* rows, int64_t stride, const float* packed, int64_t n_in,
                     int64_t n_out, const float* bias, float* out, int64_t out_stride) {
     flop_count += 2 * n_rows * n_in * n_out;
@@ -74,11 +94,11 @@ static void product(int64_t n_rows, const float* rows, int64_t stride, const flo
         const float* panel = packed + begin * n_in;
         const float* b = bias ? bias + begin : nullptr;
         if (n == 3)
-            panel_all_rows<3, ACT, ADD>(n_rows, rows, stride, panel, n_in, b, out + begin, out_stride);
+            panel_all_rows<3, ACT, ADD, Lane>(n_rows, rows, stride, panel, n_in, b, out + begin, out_stride);
         else if (n == 2)
-            panel_all_rows<2, ACT, ADD>(n_rows, rows, stride, panel, n_in, b, out + begin, out_stride);
+            panel_all_rows<2, ACT, ADD, Lane>(n_rows, rows, stride, panel, n_in, b, out + begin, out_stride);
         else
-            panel_all_rows<1, ACT, ADD>(n_rows, rows, stride, panel, n_in, b, out + begin, out_stride);
+            panel_all_rows<1, ACT, ADD, Lane>(n_rows, rows, stride, panel, n_in, b, out + begin, out_stride);
         begin += n * W;
     }
 }
