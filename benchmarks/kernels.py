@@ -51,9 +51,8 @@ CASES = {
     "gemnet-t": ("gemnet-t", 5.0, {}),
     "gemnet-dt": ("gemnet-dt", 5.0, {}),
     "gamd, bfloat16": ("gamd", 4.2, {"precision": "bfloat16"}),
-    "gamd-code, bfloat16": ("gamd-code", 4.2, {"precision": "bfloat16"}),
+    "gamd-covariant, bfloat16": ("gamd-covariant", 4.2, {"precision": "bfloat16"}),
     "forcenet": ("forcenet", 4.2, {}),
-    "forcenet, bfloat16": ("forcenet", 4.2, {"precision": "bfloat16"}),
 }
 MAX_WITH_TRIPLETS = 64
 """Molecules: plain forms with triplets need gigabytes for more. ``directional.py`` has larger ones."""

@@ -19,7 +19,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest, build_graph
-from kinetograph.learned_potential import LearnedPotential
+from kinetograph.learned_potential import LearnedPotential, Precision
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.model import Head
 from kinetograph.potential import Potential, Prediction, from_energies
@@ -109,6 +109,11 @@ class EnsemblePotential(Potential):
             UserError: always.
         """
         raise UserError("an ensemble is not compiled so far", mend="Leave --compile out for this model.")
+
+    def use_precision(self, precision: Precision) -> None:
+        """Round factors in the members' products; see :meth:`LearnedPotential.use_precision`."""
+        for member in self.models:
+            member.use_precision(precision)
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
         prediction = mean_of(self.of_each(system, neighbors))

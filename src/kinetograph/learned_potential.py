@@ -90,8 +90,9 @@ class LearnedPotential(Potential):
     def use_precision(self, precision: Precision) -> None:
         """Round the factors of products from now on to this type, where an inference form has such products.
 
-        With ``"bfloat16"`` forces are off by a few parts in a thousand (GAMD, ForceNet: at most three), in
-        evaluation on a CPU; sums and states stay in single precision.
+        With ``"bfloat16"`` forces in evaluation on a CPU are off by up to three parts in a thousand; sums
+        and states stay in single precision. Only GAMD has such products, in its paper's form and in the
+        covariant one: elsewhere the error is larger.
 
         Raises:
             UserError: the processor or the model has no such products, or the model was compiled.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetograph.graph import GraphRequest
-from kinetograph.learned_potential import LearnedPotential
+from kinetograph.learned_potential import LearnedPotential, Precision
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.model import Head
 from kinetograph.potential import Potential, Prediction
@@ -65,6 +65,12 @@ class SumPotential(Potential):
         for part in self._potentials:
             if isinstance(part, LearnedPotential):
                 part.use_compiler()
+
+    def use_precision(self, precision: Precision) -> None:
+        """Round factors in the learned parts' products; see :meth:`LearnedPotential.use_precision`."""
+        for part in self._potentials:
+            if isinstance(part, LearnedPotential):
+                part.use_precision(precision)
 
     @property
     def _potentials(self) -> list[Potential]:

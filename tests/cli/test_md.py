@@ -248,3 +248,11 @@ def test_what_is_refused(
     refused(run(*near), "1.21 Å apart", "atoms 0 (Ar) and 1 (Ar)")
     assert not (tmp_path / "a.h5").exists()
     assert model_file.read_header(energy_model).architecture == "painn"
+
+
+def test_a_precision_that_the_model_has_not_is_refused(
+    run: Run, refused: Refused, energy_model: Path, start: Path
+) -> None:
+    words = ("md", energy_model, start, "--precision", "bfloat16", "--temperature-K", "60")
+    refused(run(*words), "bfloat16")
+    refused(run(*words, "--inner", "direct"), "--precision has no meaning with --inner")

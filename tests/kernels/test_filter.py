@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 import torch
 
-from kinetograph.kernels.filter import ConditionalFilter, EdgeNetwork, Layer
+from kinetograph.kernels.filter import ConditionalFilter, EdgeNetwork, Layer, write_gaussians
 from kinetograph.kernels.native import Library
 
 
@@ -58,3 +59,69 @@ def test_messages_are_sums_over_each_centre(library: Library) -> None:
     weights = torch.nn.functional.silu(pre) @ second.double().T * envelope.double().unsqueeze(1)
     expected = torch.zeros(n_atoms, width, dtype=torch.float64).index_add(0, center, weights * sent[neighbor])
     assert error(fused(edges, source, target, sent, center, neighbor, envelope), expected) < 1e-6
+
+
+def test_networks_can_end_with_a_norm(library: Library) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(21, 9, generator=generator)
+    bias, gain, shift = torch.randn(3, 21, generator=generator)
+    norm = torch.nn.LayerNorm(21)
+    with torch.no_grad():
+        norm.weight.copy_(gain)
+        norm.bias.copy_(shift)
+        rows = torch.randn(60, 9, generator=generator)
+        exact = norm.double()(rows.double() @ weight.double().T + bias.double())
+    network = EdgeNetwork(library, [(weight, bias, "none")], norm=norm.float())
+    out = network(rows)
+    assert error(network.plain(out), exact) < 5e-7
+    assert torch.equal(out, network.padded(network.plain(out)))
+
+
+def test_gaussians_are_written_where_they_belong(library: Library) -> None:
+    x = torch.linspace(-2.0, 3.0, 77)
+    rows = torch.full((77, 50), 7.0)
+    write_gaussians(library, x, 0.0, 1.0 / 39.0, 40, 40.0, rows, 4)
+    exact = torch.exp(-40.0 * (x.double().unsqueeze(1) - torch.arange(40) / 39.0).square())
+    assert (rows[:, 4:44] - exact).abs().max() < 1e-6  # e to the power of −360 … 0
+    assert bool((rows[:, :4] == 7.0).all() and (rows[:, 44:] == 7.0).all())
+    with pytest.raises(ValueError, match="no room"):
+        write_gaussians(library, x, 0.0, 1.0, 40, 40.0, rows, 11)
+
+
+def test_factors_of_bfloat16_are_rounded_once(library: Library) -> None:
+    generator = torch.Generator().manual_seed(0)
+    n_atoms, n_edges, width = 30, 333, 32
+    center = torch.randint(n_atoms, (n_edges,), generator=generator).sort().values
+    neighbor = torch.randint(n_atoms, (n_edges,), generator=generator)
+    source, target, sent = torch.randn(3, n_atoms, width, generator=generator)
+    weights = [torch.randn(width, n, generator=generator) / n**0.5 for n in (5, 32, 32, 32)]
+    rows = torch.randn(n_edges, 5, generator=generator)
+    layers: list[Layer] = [(weights[0], None, "gelu"), (weights[1], None, "silu")]
+    ends: list[Layer] = [(weights[2], None, "silu"), (weights[3], None, "none")]
+    if not library.has_bfloat16:
+        with pytest.raises(ValueError, match="bfloat16"):
+            EdgeNetwork(library, layers, products=torch.bfloat16)
+        with pytest.raises(ValueError, match="bfloat16"):
+            EdgeNetwork(library, layers, gives=torch.bfloat16)
+        return
+    encoder = EdgeNetwork(library, layers, products=torch.bfloat16, gives=torch.bfloat16)
+    messages = ConditionalFilter(
+        library, ends, meet=0, n_in=width, products=torch.bfloat16, takes=torch.bfloat16
+    )
+    edges = encoder(rows)
+    ours = messages(edges, source, target, sent, center, neighbor)
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return x.float().bfloat16().double()
+
+    w = [weights[0].double(), *(rounded(weight) for weight in weights[1:])]
+    x = rounded(torch.nn.functional.gelu(rows.double() @ w[0].T))
+    x = rounded(torch.nn.functional.silu(x @ w[1].T))
+    # Activations are exact to 1.5e-4 before they are rounded: some fall on the other side of a middle.
+    assert error(edges.double(), x) < 8e-4
+    x = rounded(torch.nn.functional.silu(x @ w[2].T + source.double()[neighbor] + target.double()[center]))
+    values = (x @ w[3].T) * sent.double()[neighbor]
+    exact = torch.zeros(n_atoms, width, dtype=torch.float64).index_add(0, center, values)
+    assert error(ours, exact) < 1e-3
+    with pytest.raises(TypeError, match="float32"):
+        messages(edges.float(), source, target, sent, center, neighbor)

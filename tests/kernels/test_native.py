@@ -72,6 +72,25 @@ def test_products_are_those_of_double_precision(
     assert (out - expected).abs().max() < 2e-7 * n_in**0.5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 16), (50, 32, 144), (100, 128, 384), (13, 48, 80)])
+def test_products_of_bfloat16_are_those_of_double_precision(
+    library: Library, shape: tuple[int, int, int]
+) -> None:
+    if not library.has_bfloat16:
+        pytest.skip("this instruction set has no products of bfloat16")
+    n_rows, n_in, n_out = shape
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(n_rows, n_in, generator=generator).bfloat16()
+    weight = torch.randn(n_out, n_in, generator=generator).bfloat16()
+    bias = torch.randn(n_out, generator=generator)
+    packed, out = torch.empty(n_out * n_in, dtype=torch.bfloat16), torch.empty(n_rows, n_out)
+    library("kg_pack_bfloat16", weight, n_out, n_in, packed)
+    library("kg_product_bfloat16", rows, packed, bias, out, n_rows, n_in, n_out)
+    expected = rows.double() @ weight.double().T + bias.double()
+    # Products of two factors of eight bits are exact; their sums are in single precision.
+    assert (out - expected).abs().max() < 2e-7 * n_in**0.5 * expected.abs().max()
+
+
 def test_a_row_does_not_feel_the_others(library: Library) -> None:
     weight, rows = torch.randn(48, 20), torch.randn(37, 20)
     packed = torch.empty(weight.numel())

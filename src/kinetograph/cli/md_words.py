@@ -183,6 +183,7 @@ def make_forces(
     device: str,
     forces: Literal["direct", "conservative"] | None,
     compiled: bool,
+    precision: Literal["float32", "bfloat16"],
     inner: str | None,
     ratio: int | None,
 ) -> Potential:
@@ -204,7 +205,12 @@ def make_forces(
         potential = model_file.load(model, device=device, forces=forces)
         if compiled:
             potential.use_compiler()
+        potential.use_precision(precision)
         return potential
+    if precision != "float32":
+        raise UserError(
+            "--precision has no meaning with --inner so far", where="command line", mend="Leave it out."
+        )
     if forces is not None:
         raise UserError(
             "--forces has no meaning with --inner: the outer forces are the accurate ones",

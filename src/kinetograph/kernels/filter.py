@@ -204,7 +204,14 @@ class ConditionalFilter(_Network):
 
 
 def write_gaussians(
-    library: Library, x: Tensor, start: float, spacing: float, n_functions: int, gamma: float, rows: Tensor, first: int
+    library: Library,
+    x: Tensor,
+    start: float,
+    spacing: float,
+    n_functions: int,
+    gamma: float,
+    rows: Tensor,
+    first: int,
 ) -> None:
     """Write exp(−γ (x − start − k · spacing)²), k = 0 … n_functions − 1, into rows from a column on.
 
@@ -215,6 +222,8 @@ def write_gaussians(
     """
     require(torch.float32, x, rows)
     if len(x) != len(rows) or first + n_functions > rows.shape[1]:
-        raise ValueError(f"no room for {len(x)} x {n_functions} numbers from column {first} of {tuple(rows.shape)}")
+        raise ValueError(
+            f"no room for {len(x)} x {n_functions} numbers from column {first} of {tuple(rows.shape)}"
+        )
     numbers = [ctypes.byref(ctypes.c_double(value)) for value in (start, spacing, gamma)]
     library("kg_gaussians", len(x), x.contiguous(), n_functions, *numbers, rows, rows.shape[1], first)

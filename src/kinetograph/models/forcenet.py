@@ -250,7 +250,7 @@ class Interaction(nn.Module):
 
     def of_ends(self) -> tuple[Tensor, Tensor]:
         """W_s and W_t, (width, width) each."""
-        of_source, of_target = self.filter_in.weight[:, self.edge_width :].split(self.width, dim=1)
+        of_source, of_target = torch.split(self.filter_in.weight[:, self.edge_width :], self.width, dim=1)
         return of_source, of_target
 
     def _filter_input(self, nodes: Tensor, edges: Tensor, graph: Graph, edge_map: nn.Module) -> Tensor:
@@ -391,36 +391,22 @@ class ForceNet(Model):
 
     def inference_form(self) -> InferenceForm | None:
         native = library()
-        if native is None or not self._has_fast_parts():
+        relu = any(isinstance(module, nn.ReLU) for module in self.modules())
+        if native is None or relu or self.ablation not in FAST_ABLATIONS:
             return None
         with torch.no_grad():
             return _Inference(self, native)
 
-    def bfloat16_form(self) -> InferenceForm | None:
-        native = library()
-        if native is None or not native.has_bfloat16 or not self._has_fast_parts():
-            return None
-        with torch.no_grad():
-            return _Inference(self, native, products=torch.bfloat16)
-
-    def _has_fast_parts(self) -> bool:
-        relu = any(isinstance(module, nn.ReLU) for module in self.modules())
-        return not relu and self.ablation in FAST_ABLATIONS
-
 
 class _Inference:
-    """The network in compiled passes, its batch normalisations folded into the maps before them.
+    """The network in compiled passes, its batch normalisations folded into the maps before them."""
 
-    Args:
-        products: type of the factors of products on edges, but for those of B(e).
-    """
-
-    def __init__(self, model: ForceNet, native: Library, products: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: ForceNet, native: Library) -> None:
         self.model = model
         exact = copy.deepcopy(model).double()
         self.elements: Tensor = exact.node_map(exact.node_basis(exact.properties)).float()
         self.layers = [
-            _InferenceLayer(layer, exact.edge_maps[k % len(exact.edge_maps)], native, products)
+            _InferenceLayer(layer, exact.edge_maps[k % len(exact.edge_maps)], native)
             for k, layer in enumerate(exact.layers)
             if isinstance(layer, Interaction)
         ]
@@ -438,9 +424,7 @@ class _Inference:
 class _InferenceLayer:
     """What a message-passing block adds to the states."""
 
-    def __init__(
-        self, layer: Interaction, edge_map: nn.Module, native: Library, products: torch.dtype
-    ) -> None:
+    def __init__(self, layer: Interaction, edge_map: nn.Module, native: Library) -> None:
         of_source, of_target = layer.of_ends()
         self.of_source = EdgeNetwork(native, [(of_source, None, "none")])
         self.of_target = EdgeNetwork(native, [(of_target, None, "none")])
@@ -448,11 +432,7 @@ class _InferenceLayer:
         weight, bias = layer.of_edge(edge_map)
         first: Layer = (weight, bias, "silu")
         self.filter = ConditionalFilter(
-            native,
-            [first, *_network([*layer.filter][1:])],
-            meet=0,
-            n_in=weight.shape[1],
-            products=products,
+            native, [first, *_network([*layer.filter][1:])], meet=0, n_in=weight.shape[1]
         )
         self.center_weight = None if layer.center_weight is None else layer.center_weight.float()
         self.update = EdgeNetwork(native, _network([*layer.update]))

@@ -376,7 +376,8 @@ class GAMD(Model):
 
     def bfloat16_form(self) -> InferenceForm | None:
         native = library()
-        if native is None or not native.has_bfloat16:
+        # The program's layer has four products after each other: their errors pass what is promised.
+        if native is None or not native.has_bfloat16 or self.form == "code":
             return None
         with torch.no_grad():
             return _Inference(self, native, products=torch.bfloat16)
@@ -406,7 +407,8 @@ class _Inference:
     transform and the edge's part of Φ's first matrix.
 
     Args:
-        products: type of the factors of products on edges.
+        products: type of the factors of products on edges, but for the first of the encoder. What stands
+            on atoms is not rounded: it would be in every layer, on all that was summed before.
     """
 
     def __init__(self, model: GAMD, native: Library, products: torch.dtype = torch.float32) -> None:
@@ -414,11 +416,10 @@ class _Inference:
         *inner, last = _linears(model.edge_encoder)
         activation: Activation = "silu" if model.form == "covariant" else "gelu"
         encoder: list[Layer] = [(layer.weight, layer.bias, activation) for layer in inner]
-        norm = None
+        norm: nn.LayerNorm | None = None
         if model.form == "code":  # a LayerNorm comes between
             encoder.append((last.weight, last.bias, "none"))
-            norm = model.edge_encoder[-2]
-            assert isinstance(norm, nn.LayerNorm)
+            (norm,) = (part for part in model.edge_encoder if isinstance(part, nn.LayerNorm))
         self.encoder = EdgeNetwork(native, encoder, norm=norm, products=products, gives=products)
         self.layers = []
         for layer in model.layers:

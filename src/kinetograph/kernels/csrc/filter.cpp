@@ -83,6 +83,11 @@ void normalise(const Norm& norm, float* x, int64_t width) {
         store(x + f, (load(x + f) - mean) * scale * load(norm.gain + f) + load(norm.bias + f));
 }
 
+// Bring a row nearer that is wanted after the next product: rows of atoms lie anywhere, those of edges far.
+INLINE void fetch(const float* row, int64_t n) {
+    for (int64_t f = 0; f < n; f += 16) __builtin_prefetch(row + f, 0, 2);
+}
+
 // Two tiles, of which a layer reads one and writes the other.
 struct Tiles {
     float *first, *second;
@@ -130,9 +135,11 @@ void kg_conditional_filter(const Layer* layers, int64_t n_layers, int64_t meet, 
                            float* messages, float* memory) {
     memset(messages, 0, size_t(n_atoms * width) * sizeof(float));
     const Tiles tiles = {memory, memory + TILE * width};
+    const int64_t n_in = layers[0].n_in, takes_bfloat16 = layers[0].bfloat16;
+    const int64_t n_lanes = takes_bfloat16 ? n_in / 2 : n_in;
     for (int64_t begin = 0; begin < n_edges; begin += TILE) {
         const int64_t n = smaller(TILE, n_edges - begin);
-        const float* from = at(edges, begin * layers[0].n_in, layers[0].bfloat16);
+        const float* from = at(edges, begin * n_in, takes_bfloat16);
         for (int64_t l = 0; l < n_layers; ++l) {
             const Layer& layer = layers[l];
             const int64_t bfloat16 = l + 1 < n_layers ? layers[l + 1].bfloat16 : 0;
@@ -142,6 +149,8 @@ void kg_conditional_filter(const Layer* layers, int64_t n_layers, int64_t meet, 
             if (l == meet)
                 for (int64_t e = 0; e < n; ++e) {
                     const float *s = sources + neighbor[begin + e] * width, *t = targets + center[begin + e] * width;
+                    fetch(values + neighbor[begin + e] * width, width);
+                    if (begin + n + e < n_edges) fetch(at(edges, (begin + n + e) * n_in, takes_bfloat16), n_lanes);
                     const float* x = to + e * width;
                     const auto joint = [=](int64_t f) { return load(x + f) + load(s + f) + load(t + f); };
                     float* y = at(next, e * width, bfloat16);
@@ -156,6 +165,7 @@ void kg_conditional_filter(const Layer* layers, int64_t n_layers, int64_t meet, 
             from = next;
         }
         for (int64_t e = 0; e < n; ++e) {
+            if (begin + n + e < n_edges) fetch(sources + neighbor[begin + n + e] * width, width);
             float* sum = messages + center[begin + e] * width;
             const float* value = values + neighbor[begin + e] * width;
             const float by = envelope ? envelope[begin + e] : 1.0f;
