@@ -95,7 +95,11 @@ def plainly(action: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def model(preset: str, cutoff: float, options: dict[str, Any], *, double: bool = False) -> LearnedPotential:
-    """With random weights; the same in double precision. ``precision`` is the potential's, not the model's."""
+    """With random weights; the same in double precision.
+
+    Args:
+        options: of the model, and ``precision`` of the potential.
+    """
     torch.manual_seed(0)
     precision = options.get("precision", "float32")
     options = {name: value for name, value in options.items() if name != "precision"}

@@ -170,8 +170,8 @@ def md(
     precision: Annotated[
         Literal["float32", "bfloat16"],
         typer.Option(
-            help="Of the factors in a model's products; bfloat16: for GAMD on a CPU that has it, faster, with "
-            "forces off by up to three parts in a thousand.",
+            help="Of the factors in a model's products; bfloat16: for GAMD on a CPU that has it, faster, "
+            "with forces off by up to three parts in a thousand.",
             rich_help_panel=FORCES,
         ),
     ] = "float32",
