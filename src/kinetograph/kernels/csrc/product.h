@@ -9,11 +9,13 @@
 #include "vector.h"
 
 struct Single {
+    static constexpr int64_t INPUTS = 1;
     INLINE vf add_product(vf sum, const float* a, vf b) { return sum + *a * b; }
 };
 
 #if defined(__AVX512BF16__)
 struct Pairs {
+    static constexpr int64_t INPUTS = 2;
     INLINE vf add_product(vf sum, const float* a, vf b) {
         int32_t pair;
         memcpy(&pair, a, sizeof pair);
@@ -64,7 +66,7 @@ INLINE void panel_rows(const float* rows, int64_t stride, const float* panel, in
         }
 }
 
-template <int N, Activation::Kind ACT, bool ADD, typename Lane>
+template <int N, Activation::Kind ACT, bool ADD, typename Lane = Single>
 INLINE void panel_all_rows(int64_t n_rows, const float* rows, int64_t stride, const float* panel, int64_t n_in,
                            const float* bias, float* out, int64_t out_stride) {
     constexpr int M = rows_at_once(N);
@@ -88,7 +90,7 @@ extern int64_t flop_count;
 template <Activation::Kind ACT = Activation::NONE, bool ADD = false, typename Lane = Single>
 static void product(int64_t n_rows, const float* rows, int64_t stride, const float* packed, int64_t n_in,
                     int64_t n_out, const float* bias, float* out, int64_t out_stride) {
-    flop_count += 2 * n_rows * n_in * n_out;
+    flop_count += 2 * n_rows * n_in * Lane::INPUTS * n_out;
     for (int64_t begin = 0; begin < n_out;) {
         const int n = panel_vectors(int((n_out - begin) / W));
         const float* panel = packed + begin * n_in;
