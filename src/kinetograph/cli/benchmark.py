@@ -296,7 +296,7 @@ def _cells(row: Row, *, brief: bool) -> list[str]:
         row.variant,
         f"{row.n_atoms:,}",
         f"{row.n_edges / row.n_atoms:.0f}",
-        shown(None if row.median_s is None else 1e3 * row.median_s, ".3g"),
+        "" if row.median_s is None else f"{1e3 * row.median_s:{'.3g' if row.median_s < 0.9995 else ',.0f'}}",
         "" if row.speedup is None else f"{row.speedup:{'.2g' if row.speedup < 99.0 else '.0f'}}×",
         shown(None if row.fraction_of_peak is None else 100.0 * row.fraction_of_peak, ".0f")
         + (" %" if row.fraction_of_peak is not None else ""),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetograph.errors import UserError
-from kinetograph.report.figure import Figure, axis, color
+from kinetograph.report.figure import N_COLORS, Figure, axis, color
 from kinetograph.report.html import Page, facts_table, table
 
 Json = dict[str, Any]
@@ -79,7 +79,8 @@ def _speedups(rows: list[Json], is_of_peers: bool) -> Figure | None:
                 "y": [1e3 * own[case]["median_s"] for case in cases if case in own],
                 "text": [_times(own[case]["speedup"]) for case in cases if case in own],
                 "textposition": "outside",
-                "marker": {"color": color(k)},
+                # Colours come round again: then with stripes.
+                "marker": {"color": color(k), "pattern": {"shape": "/" if k >= N_COLORS else ""}},
                 "hovertemplate": "%{x}<br>%{y:.3g} ms, %{text}",
             }
         )
@@ -185,7 +186,7 @@ def _table(rows: list[Json], gain: str) -> str:
         "precision": ("precision", lambda v: escape(str(v))),
         "n_atoms": ("atoms", lambda v: f"{v:,}"),
         "n_edges": ("edges", lambda v: f"{v:,}"),
-        "median_s": ("ms", lambda v: f"{1e3 * v:.3g}"),
+        "median_s": ("ms", lambda v: f"{1e3 * v:.3g}" if v < 0.9995 else f"{1e3 * v:,.0f}"),
         "speedup": (gain, lambda v: f"{v:.2f}×"),
         "fraction_of_peak": ("of peak", lambda v: f"{100.0 * v:.0f} %"),
         "relative_error": ("error of forces", lambda v: f"{v:.1e}"),
