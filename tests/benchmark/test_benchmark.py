@@ -70,8 +70,8 @@ def test_the_error_is_relative_to_all_forces() -> None:
 
 
 def test_a_step_has_its_naive_form_its_fast_one_and_its_shares() -> None:
-    rows = list(step_rows(chosen("gamd,painn"), 96, CPU, 1e11, 0.0))
-    by = {(row.case, row.variant): row for row in rows}
+    rows = list(step_rows(chosen("gamd,painn"), 96, CPU, {"float32": 1e11, "bfloat16": 2e11}, 0.0))
+    by = {(row.case, row.variant): row for row in rows if row.precision == "float32"}
     assert [v for c, v in by if c == "gamd"] == ["naive", "plain", "fast", "whole step"]
     naive, fast = by["gamd", "naive"], by["gamd", "fast"]
     assert naive.speedup == 1.0

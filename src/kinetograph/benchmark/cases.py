@@ -25,6 +25,10 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     largest: int = 1_000_000
     """Atoms: a larger box is replaced by one of this size, for models that cost a great deal."""
+    bfloat16: bool = False
+    """Whether it also runs with products of bfloat16, where the processor has them."""
+    three_body: bool = False
+    """Whether it has a sum over triplets to measure alone."""
 
     def potential(self, dtype: torch.dtype = torch.float32) -> LearnedPotential:
         """The model with the same weights, drawn by chance, in any precision."""
@@ -38,13 +42,19 @@ CASES: dict[str, Case] = {
     "painn": Case("48 × 3, direct forces", "painn-small", 4.2),
     "painn conservative": Case("48 × 3", "painn-small", 4.2, {"forces": "conservative"}),
     "painn 128": Case("128 × 3, direct forces", "painn", 4.2),
-    "gamd": Case("the paper's form, 128 × 4", "gamd", 4.2),
+    "gamd": Case("the paper's form, 128 × 4", "gamd", 4.2, bfloat16=True),
     "gamd-code": Case("the published code's form, 128 × 4", "gamd-code", 4.2),
-    "gamd-covariant": Case("128 × 4", "gamd-covariant", 4.2),
-    "gnnff": Case("64 × 3, 16 nearest neighbours", "gnnff", 5.0, {"width": 64, "n_neighbors": 16}),
+    "gamd-covariant": Case("128 × 4", "gamd-covariant", 4.2, bfloat16=True),
+    "gnnff": Case(
+        "64 × 3, 16 nearest neighbours",
+        "gnnff",
+        5.0,
+        {"width": 64, "edge_width": 64, "n_neighbors": 16},
+        three_body=True,
+    ),
     "forcenet": Case("512 × 5", "forcenet", 4.2),
     "schnet": Case("128 × 3, conservative", "schnet", 5.0, {"n_layers": 3}),
-    "dimenet++": Case("conservative", "dimenet++", 5.0, largest=192),
+    "dimenet++": Case("conservative", "dimenet++", 5.0, {"readout_init": "glorot"}, largest=192),
     "gemnet-t": Case("conservative", "gemnet-t", 5.0, largest=192),
 }
 """At 4.2 Å water has 34 edges an atom, at 5 Å 54."""

@@ -50,6 +50,14 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def peaks(clock: Clock) -> dict[str, float]:
+    """Floating-point operations a second by precision."""
+    return {
+        str(dtype).removeprefix("torch."): peak_flops(clock, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+
+
 def peak_flops(clock: Clock, dtype: torch.dtype = torch.float32) -> float:
     """Floating-point operations a second of the machine's best matrix product.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -20,14 +21,16 @@ from kinetograph.benchmark.measure import (
     plainly,
     relative_error,
 )
-from kinetograph.benchmark.naive import Naive, naive_form
+from kinetograph.benchmark.naive import Naive, gnnff_three_body, naive_form
 from kinetograph.benchmark.structures import water
 from kinetograph.dynamics.reporters import ns_per_day
 from kinetograph.dynamics.simulate import simulate
 from kinetograph.dynamics.state import State
 from kinetograph.dynamics.verlet import VelocityVerlet
+from kinetograph.errors import UserError
 from kinetograph.graph import build_graph, neighbors_for
 from kinetograph.learned_potential import LearnedPotential
+from kinetograph.models.gnnff import GNNFF, EdgeBlock
 from kinetograph.neighbors import NeighborList
 from kinetograph.potential import Potential, Prediction
 from kinetograph.system import System
@@ -41,7 +44,7 @@ STILL = 1e-6
 
 
 def step_rows(
-    cases: Mapping[str, Case], n_atoms: int, clock: Clock, peak: float, seconds: float
+    cases: Mapping[str, Case], n_atoms: int, clock: Clock, peaks: Mapping[str, float], seconds: float
 ) -> Iterator[Row]:
     """Force calls of each case, then the whole step, one row after the other.
 
@@ -50,17 +53,19 @@ def step_rows(
 
     Args:
         n_atoms: of the box of water.
-        peak: floating-point operations a second.
+        peaks: floating-point operations a second, by precision.
         seconds: for each case; at least three rounds are made whatever they take.
     """
     for name, case in cases.items():
         system = water(min(n_atoms, case.largest)).to(clock.device)
-        yield from _force_calls(name, case, system, clock, peak, 0.7 * seconds)
+        yield from _force_calls(name, case, system, clock, peaks, 0.7 * seconds)
+        if case.three_body:
+            yield from _three_body(f"{name} three-body", case, system, clock, 0.3 * seconds)
         yield whole_step(name, case, system, clock, 0.3 * seconds)
 
 
 def _force_calls(
-    name: str, case: Case, system: System, clock: Clock, peak: float, seconds: float
+    name: str, case: Case, system: System, clock: Clock, peaks: Mapping[str, float], seconds: float
 ) -> list[Row]:
     potential = case.potential().to(clock.device)
     neighbors = neighbors_for(system, potential.request)
@@ -76,6 +81,11 @@ def _force_calls(
             actions = {"naive": partial(naive, graph), **actions}
             forces["naive"] = lambda: naive(graph) * potential.force_scale
         actions["fast"], forces["fast"] = call, lambda: call().forces
+        precisions = dict.fromkeys(actions, "float32")
+        if (rounded := _with_bfloat16(case, clock)) is not None:
+            rounded_call = partial(rounded, system, neighbors)
+            actions["fast, bfloat16"], forces["fast, bfloat16"] = rounded_call, lambda: rounded_call().forces
+            precisions["fast, bfloat16"] = "bfloat16"
         errors = {variant: relative_error(forces[variant](), exact) for variant in actions}
         flop = {variant: flop_of(action) for variant, action in actions.items()}
         median_s = in_turns(actions, clock, seconds)
@@ -83,18 +93,69 @@ def _force_calls(
     return [
         Row(
             case=name,
-            variant=variant,
-            precision="float32",
+            variant=variant.partition(",")[0],
+            precision=precisions[variant],
             n_atoms=system.n_atoms,
             n_edges=neighbors.n_edges,
             median_s=median_s[variant],
             speedup=median_s[against] / median_s[variant],
             against=against,
-            fraction_of_peak=flop[variant] / median_s[variant] / peak,
+            fraction_of_peak=flop[variant] / median_s[variant] / peaks[precisions[variant]],
             relative_error=errors[variant],
         )
         for variant in actions
     ]
+
+
+def _with_bfloat16(case: Case, clock: Clock) -> LearnedPotential | None:
+    if not case.bfloat16 or clock.device.type != "cpu":
+        return None
+    potential = case.potential()
+    try:
+        potential.use_precision("bfloat16")
+    except UserError:  # not on this processor
+        return None
+    return potential
+
+
+def _three_body(name: str, case: Case, system: System, clock: Clock, seconds: float) -> Iterator[Row]:
+    """GNNFF's sum over triplets alone, of states by chance."""
+    potential, exact = case.potential().model, case.potential(torch.float64).model
+    assert isinstance(potential, GNNFF)
+    assert isinstance(exact, GNNFF)
+    form: Any = potential.inference_form() if clock.device.type == "cpu" else None
+    if form is None:
+        return
+    neighbors = neighbors_for(system, potential.request)
+    graph = build_graph(system, neighbors, potential.request, dtype=torch.float32)
+    edges = form.network.edges(
+        *(graph.center, graph.neighbor, graph.edge_vectors, graph.distances, None, graph.n_atoms)
+    )
+    block, exact_block = (model.edge_blocks[1] for model in (potential, exact))
+    assert isinstance(block, EdgeBlock)
+    assert isinstance(exact_block, EdgeBlock)
+    width, _, _, edge_width, _ = block.three_body.widths
+    nodes, states = torch.randn(graph.n_atoms, width).tanh(), torch.randn(graph.n_edges, edge_width).tanh()
+    with torch.no_grad():
+        actions: dict[str, Action] = {
+            "naive": lambda: gnnff_three_body(block, nodes, states, graph, None),
+            "fast": lambda: form.network.three_body(edges, 1, nodes, states),
+        }
+        true = gnnff_three_body(exact_block, nodes.double(), states.double(), graph, None)
+        errors = {variant: relative_error(action(), true) for variant, action in actions.items()}
+        median_s = in_turns(actions, clock, seconds)
+    for variant in actions:
+        yield Row(
+            case=name,
+            variant=variant,
+            precision="float32",
+            n_atoms=system.n_atoms,
+            n_edges=graph.n_edges,
+            median_s=median_s[variant],
+            speedup=median_s["naive"] / median_s[variant],
+            against="naive",
+            relative_error=errors[variant],
+        )
 
 
 def _naive(potential: LearnedPotential) -> Naive | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier fi
 
 FOLDER = Path("benchmark")
 NAMES = {"ns_per_day": "ns/day", "kB_per_atom": "kB an atom", "energy_eV": "eV"}
-SHARES = {"neighbor_share": "list", "integrator_share": "rest", "force_share": "forces"}
+SHARES = {"force_share": "forces", "neighbor_share": "list", "integrator_share": "rest"}
+WHOLE_STEP = "whole step"
 SHORT = {*SHARES, "ns_per_day", "kB_per_atom", "exponent"}
 
 
@@ -61,7 +62,7 @@ def step(
     models = chosen(cases)
     _run(
         "step",
-        lambda clock, peak: step_rows(models, atoms, clock, peak, seconds),
+        lambda clock, peaks: step_rows(models, atoms, clock, peaks, seconds),
         *(threads, device, out, json, overwrite),
         needs_peak=True,
     )
@@ -227,7 +228,7 @@ def peers(
 
 def _run(
     kind: str,
-    rows_of: Callable[[Clock, float], Iterable[Row]],
+    rows_of: Callable[[Clock, dict[str, float]], Iterable[Row]],
     threads: int,
     device: str,
     out: Path,
@@ -249,13 +250,12 @@ def _run(
     torch.set_num_threads(threads)
     clock = Clock(torch.device(checked_device(device)), threads)
     facts = machine.facts(clock)
-    peak = machine.peak_flops(clock) if needs_peak else 0.0
-    if needs_peak:
-        facts["peak_GFLOP_per_s"] = round(peak / 1e9, 1)
+    peaks = machine.peaks(clock) if needs_peak else {}
+    facts |= {f"peak_{name}_GFLOP_per_s": round(peak / 1e9, 1) for name, peak in peaks.items()}
     err.print(" · ".join(f"{name} {value}" for name, value in facts.items()), style="dim", soft_wrap=True)
     rows: list[Row] = []
     with err.status("measuring …"):
-        for row in rows_of(clock, peak):
+        for row in rows_of(clock, peaks):
             rows.append(row)
             err.print(_line(row), soft_wrap=True)
     if not facts["load"] or facts["load"] > threads:
@@ -293,7 +293,7 @@ def _cells(row: Row, *, brief: bool) -> list[str]:
 
     return [
         row.case,
-        row.variant,
+        row.variant + (", bfloat16" if row.precision == "bfloat16" else ""),
         f"{row.n_atoms:,}",
         f"{row.n_edges / row.n_atoms:.0f}",
         "" if row.median_s is None else f"{1e3 * row.median_s:{'.3g' if row.median_s < 0.9995 else ',.0f'}}",
@@ -319,18 +319,42 @@ def _line(row: Row) -> str:
 
 
 def _table(kind: str, rows: Sequence[Row]) -> None:
+    """Calls in one table, whole steps and what they are made of in another."""
+    steps = [row for row in rows if row.variant == WHOLE_STEP]
+    gain = "over ours" if kind == "peers" else "speed-up"
+    _print_table(
+        f"benchmark {kind}",
+        ["case", "variant", "atoms", "edges/atom", "ms", gain, "of peak", "error", ""],
+        [_cells(row, brief=True) for row in rows if row.variant != WHOLE_STEP],
+    )
+    _print_table(
+        "whole steps: forces, neighbour list, and all else (integrator, guards, loop)",
+        ["case", "atoms", "edges/atom", "ms", "forces", "list", "rest", "ns/day", "exponent"],
+        [_cells_of_step(row) for row in steps],
+    )
+
+
+def _cells_of_step(row: Row) -> list[str]:
+    case, _, atoms, edges, ms, *_ = _cells(row, brief=True)
+    shares = [f"{100.0 * float(row.more[name]):.1f} %" for name in SHARES]
+    exponent = f"{row.more['exponent']:.3f}" if "exponent" in row.more else ""
+    return [case, atoms, edges, ms, *shares, f"{row.more['ns_per_day']:.3g}", exponent]
+
+
+def _print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
+    """With the columns that hold something; a case is named once."""
     from rich.console import Console
     from rich.table import Table
 
-    gain = "over ours" if kind == "peers" else "speed-up"
-    heads = ["case", "variant", "atoms", "edges/atom", "ms", gain, "of peak", "error", ""]
-    cells: list[Any] = [_cells(row, brief=True) for row in rows]
-    used = [k for k in range(len(heads)) if any(row[k] for row in cells)]
-    view = Table(title=f"benchmark {kind}", title_justify="left", box=None, pad_edge=False)
+    if not rows:
+        return
+    used = [k for k in range(len(heads)) if any(row[k] for row in rows)]
+    view = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for k in used:
-        view.add_column(heads[k], justify="left" if k in (0, 1, 8) else "right", no_wrap=k not in (0, 1, 8))
+        words = heads[k] in ("case", "variant", "")
+        view.add_column(heads[k], justify="left" if words else "right", no_wrap=not words)
     before = None
-    for row in cells:
+    for row in rows:
         view.add_row(*(("" if k == 0 and row[0] == before else row[k]) for k in used))
         before = row[0]
     Console(highlight=False).print(view)
