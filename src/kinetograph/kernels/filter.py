@@ -58,11 +58,12 @@ class _Network:
         products: torch.dtype = torch.float32,
         takes: torch.dtype = torch.float32,
         n_in: int | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         if torch.bfloat16 in (products, takes) and not library.has_bfloat16:
             raise ValueError("this library has no products of bfloat16")
         self.library, self.takes = library, takes
-        self.workspace = Workspace()
+        self.workspace = Workspace() if workspace is None else workspace
         self._kept: list[Tensor] = []
         self.layers = (_Layer * len(layers))()
         n_in = layers[0][0].shape[1] if n_in is None else n_in
@@ -98,6 +99,7 @@ class EdgeNetwork(_Network):
     Args:
         norm: applied to what the last layer gives.
         gives: type of the result.
+        workspace: shared with other networks that are not needed at the same time.
     """
 
     def __init__(
@@ -108,8 +110,9 @@ class EdgeNetwork(_Network):
         norm: nn.LayerNorm | None = None,
         products: torch.dtype = torch.float32,
         gives: torch.dtype = torch.float32,
+        workspace: Workspace | None = None,
     ) -> None:
-        super().__init__(library, layers, products=products)
+        super().__init__(library, layers, products=products, workspace=workspace)
         if gives == torch.bfloat16 and not library.has_bfloat16:
             raise ValueError("this library knows no bfloat16")
         self.gives = gives
@@ -130,7 +133,7 @@ class EdgeNetwork(_Network):
     def __call__(self, rows: Tensor) -> Tensor:
         """(n_rows, n_in) float32 → (n_rows, width): the columns behind the last layer's own are zero.
 
-        The result is overwritten by the next call.
+        The result is overwritten by the next call of a network with this workspace.
         """
         require(torch.float32, rows)
         rows = rows.contiguous()

@@ -71,7 +71,7 @@ class Workspace(threading.local):
         """At least so many bytes, with anything in them."""
         kept = self._kept.get(name)
         if kept is None or len(kept) < n:
-            kept = self._kept[name] = torch.empty(n + n // 8, dtype=torch.uint8, device="cpu")
+            kept = self._kept[name] = torch.empty(n + n // 32, dtype=torch.uint8, device="cpu")
         return kept
 
 

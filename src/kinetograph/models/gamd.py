@@ -63,7 +63,7 @@ from kinetograph.bonds import BondRule
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import Library, library
 from kinetograph.kernels.filter import Activation, ConditionalFilter, EdgeNetwork, Layer, write_gaussians
-from kinetograph.kernels.native import floats
+from kinetograph.kernels.native import Workspace, floats
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, NodeForceHead
 from kinetograph.nn.mlp import mlp
@@ -422,6 +422,7 @@ class _Inference:
             (norm,) = (part for part in model.edge_encoder if isinstance(part, nn.LayerNorm))
         self.encoder = EdgeNetwork(native, encoder, norm=norm, products=products, gives=products)
         self.layers = []
+        workspaces = Workspace(), Workspace()  # one layer works at a time
         for layer in model.layers:
             if isinstance(layer, CodeLayer):
                 first: list[Layer] = [(x.weight, x.bias, "silu") for x in _linears(layer.edge_transform)]
@@ -438,7 +439,7 @@ class _Inference:
                 products=products,
                 takes=products,
             )
-            self.layers.append(_Pass(layer, filters, native))
+            self.layers.append(_Pass(layer, filters, native, workspaces))
             if isinstance(layer, CodeLayer):
                 self_edge = model._self_edge(torch.zeros(1, 1))
                 self.layers[-1].set_self_edges(layer, torch.cat([self_edge, torch.zeros_like(self_edge)]))
@@ -475,12 +476,17 @@ class _Pass:
     """A layer, its products packed."""
 
     def __init__(
-        self, layer: PaperLayer | CodeLayer | CovariantLayer, filters: ConditionalFilter, native: Library
+        self,
+        layer: PaperLayer | CodeLayer | CovariantLayer,
+        filters: ConditionalFilter,
+        native: Library,
+        workspaces: tuple[Workspace, Workspace],
     ) -> None:
         self.filters, self.native, self.norm = filters, native, layer.norm
         self.norm_comes_first = not isinstance(layer, PaperLayer)
         self.source, self.target = (
-            EdgeNetwork(native, [(x.weight, x.bias, "none")]) for x in (layer.from_source, layer.from_target)
+            EdgeNetwork(native, [(x.weight, x.bias, "none")], workspace=workspace)
+            for x, workspace in zip((layer.from_source, layer.from_target), workspaces, strict=True)
         )
         if isinstance(layer, PaperLayer):
             update = _silu_between(layer.update)
@@ -488,7 +494,7 @@ class _Pass:
             weight = torch.cat([layer.update_node.weight, layer.update_message.weight], dim=1)
             bias = layer.update_node.bias + layer.update_message.bias
             update = [(weight, bias, "silu"), *_silu_between(layer.out)]
-        self.update = EdgeNetwork(native, update)
+        self.update = EdgeNetwork(native, update, workspace=workspaces[0])
         self.self_filter: EdgeNetwork | None = None
 
     def set_self_edges(self, layer: CodeLayer, embeddings: Tensor) -> None:

@@ -20,7 +20,7 @@ struct Notes {
     int64_t n, room;
     bool reserve(int64_t more) {
         if (n + more <= room) return true;
-        const int64_t wanted = 2 * (n + more);
+        const int64_t wanted = (n + more) + (n + more) / 4 + 64;
         void* grown = realloc(items, size_t(wanted) * sizeof(Note));
         if (!grown) return false;
         items = (Note*)grown;
