@@ -10,7 +10,15 @@ from kinetograph.kernels.native import Choice, Library
 CAPABILITIES = {"avx512_bf16": ("AVX512",), "avx512": ("AVX512",), "avx2": ("AVX512", "AVX2")}
 
 
-@pytest.fixture(params=list(INSTRUCTION_SETS))
+def instruction_sets() -> list[object]:
+    """The one in use here and the narrowest; the others are for the slow tier."""
+    first = {native.choice().name, "baseline"}
+    return [
+        name if name in first else pytest.param(name, marks=pytest.mark.slow) for name in INSTRUCTION_SETS
+    ]
+
+
+@pytest.fixture(params=instruction_sets())
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Library:
     """Every library that this machine can run, in use for the length of the test."""
     name: str = request.param
