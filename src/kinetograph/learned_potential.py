@@ -14,7 +14,7 @@ from kinetograph.graph import Graph, build_graph
 from kinetograph.kernels.edges import forces_from_slopes
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
-from kinetograph.nn.model import Head, InferenceForm, Model, Outputs
+from kinetograph.nn.model import Head, InferenceForm, Model, Outputs, check_choice
 from kinetograph.nn.segments import sum_to
 from kinetograph.potential import Potential, Prediction, from_energies, is_fitting, stress_of
 from kinetograph.system import System
@@ -97,6 +97,7 @@ class LearnedPotential(Potential):
         Raises:
             UserError: the processor or the model has no such products, or the model was compiled.
         """
+        check_choice("precision", precision, ("float32", "bfloat16"))
         if precision == "bfloat16":
             native = kernels.library()
             why = None
@@ -151,7 +152,8 @@ class LearnedPotential(Potential):
         if followed and any(p.requires_grad for p in self.parameters()):
             return None  # somebody may differentiate direct forces by the weights
         form = self._inference_form()
-        if form is None or system.device.type != "cpu" or system.positions.requires_grad:
+        by_geometry = system.positions.requires_grad or system.cell.requires_grad
+        if form is None or by_geometry or system.device.type != "cpu":
             return None
         graph = build_graph(system, neighbors, self.model.inference_request, dtype=torch.float32)
         with torch.no_grad():

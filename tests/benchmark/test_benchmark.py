@@ -133,3 +133,31 @@ def test_rows_are_plain_data() -> None:
     row = Row("a", "b", "float32", 1, 2, 0.5, more={"exponent": 1.0})
     assert row.to_json()["exponent"] == 1.0
     assert json.loads(json.dumps(row.to_json())) == row.to_json()
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["benchmark", "train", "--cases", "painn", "--atoms", "3", "--seconds", "0"]
+    began = time.perf_counter()
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "file")])
+    assert isinstance(result.exception, OSError)  # which ends the command with a sentence
+    assert time.perf_counter() - began < 5.0
+    (tmp_path / "benchmark.html").write_text("somebody else's")
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert isinstance(result.exception, UserError)
+    assert (tmp_path / "benchmark.html").read_text() == "somebody else's"
+
+
+def test_files_that_are_no_rows_are_passed_over(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.json"
+    foreign.write_text(json.dumps({"benchmark": "step", "rows": [{"case": "a"}], "machine": {}}))
+    own = tmp_path / "own.json"
+    row = Row("a", "fast", "float32", 3, 6, 0.1, 2.0, "naive")
+    own.write_text(json.dumps({"benchmark": "step", "rows": [row.to_json()], "machine": {"threads": 1}}))
+    page = write_benchmark_page(tmp_path / "page.html", [foreign, own])
+    assert page.read_text().count("<h2>") == 1
+
+
+def test_boxes_of_one_size_have_no_exponent() -> None:
+    (row,) = scaling_rows(chosen("painn"), [96, 97], CPU, 0.0)
+    assert "exponent" not in row.to_json()

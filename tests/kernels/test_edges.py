@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kinetograph import kernels
 from kinetograph.errors import UserError
 from kinetograph.graph import GraphRequest, build_graph, neighbors_for
+from kinetograph.kernels.edges import pairs_within
 from kinetograph.kernels.native import Library
 from kinetograph.models.classical import LennardJones, Truncation
 from kinetograph.pairs import edges_within
@@ -133,3 +134,23 @@ def test_nearest_neighbours_are_those_of_the_plain_form(library: Library, k: int
         assert torch.equal(ours.center, plain.center)
         assert torch.equal(ours.neighbor, plain.neighbor)
         assert torch.allclose(ours.edge_vectors, plain.edge_vectors, rtol=0.0, atol=1e-12)
+
+
+def test_a_list_made_while_another_is_made_changes_neither(library: Library) -> None:
+    """As a signal handler may, between the search and the dealing out."""
+    outer, inner = System.from_ase(structures(1)), System.from_ase(structures(2))
+    alone = edges_within(outer, 5.0)
+
+    class Interrupted:
+        def __call__(self, name: str, *arguments: object) -> int:
+            if name == "kg_neighbors_take":
+                edges_within(inner, 6.0)
+            return library(name, *arguments)
+
+    cells = outer.cell + torch.diag_embed((~outer.pbc).double())  # vectors where there are none
+    cells = torch.where(outer.pbc.all(dim=1)[:, None, None], outer.cell, cells)
+    arguments = (outer.positions, cells, outer.pbc, outer.atoms_per_system, 5.0)
+    undisturbed = pairs_within(library, *arguments)
+    disturbed = pairs_within(Interrupted(), *arguments)  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(disturbed, undisturbed, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(edges_within(outer, 5.0), alone, strict=True))

@@ -125,3 +125,19 @@ def test_factors_of_bfloat16_are_rounded_once(library: Library) -> None:
     assert error(ours, exact) < 1e-3
     with pytest.raises(TypeError, match="float32"):
         messages(edges.float(), source, target, sent, center, neighbor)
+
+
+@pytest.mark.parametrize("width", [33, 40, 50, 64])
+def test_rows_far_from_zero_are_normalised(library: Library, width: int) -> None:
+    """Columns of zeros behind a row are no part of its variance."""
+    torch.manual_seed(0)
+    norm = torch.nn.LayerNorm(width)
+    weight, bias = 0.02 * torch.randn(width, 8), torch.full((width,), 100.0)
+    rows = torch.randn(20, 8)
+    network = EdgeNetwork(library, [(weight, bias, "none")], norm=norm)
+    ours = network.plain(network(rows))
+    with torch.no_grad():
+        before = rows.double() @ weight.double().T + bias.double()
+        exact = torch.nn.functional.layer_norm(before, (width,))
+        plain = norm(rows @ weight.T + bias)
+    assert (ours - exact).norm() < 3.0 * (plain - exact).norm() + 1e-5 * exact.norm()

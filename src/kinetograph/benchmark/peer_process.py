@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import tempfile
@@ -61,7 +62,7 @@ class PeerProcess:
             PeerFailed: it did not answer.
         """
         answer = self._ask({"calls": n_calls})
-        if not isinstance(answer.get("seconds"), float):
+        if not isinstance(answer.get("seconds"), float) or not math.isfinite(answer["seconds"]):
             raise PeerFailed(f"it said {answer!r}, which are no seconds")
         return float(answer["seconds"])
 
@@ -85,7 +86,11 @@ class PeerProcess:
         return answer
 
     def _last_line(self) -> str:
-        self._process.wait(PATIENCE_S)
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return "it closed its answers and did not end"
         self._said.seek(0)
         return last_line(self._said.read())
 

@@ -21,10 +21,11 @@ def scaling_rows(
     """Whole steps at each size; the last row of a case also has the exponent b of time = a (atoms)^b."""
     for name, case in cases.items():
         rows: list[Row] = []
-        for n_atoms in sizes:
-            row = whole_step(name, case, water(n_atoms).to(clock.device), clock, seconds)
+        boxes = {system.n_atoms: system for system in (water(min(n, case.largest)) for n in sizes)}
+        for n_atoms, system in boxes.items():
+            row = whole_step(name, case, system.to(clock.device), clock, seconds)
             rows.append(row)
-            if n_atoms == sizes[-1] and len(rows) > 1:
+            if n_atoms == max(boxes) and len(rows) > 1:
                 atoms, times = [r.n_atoms for r in rows], [r.median_s for r in rows]
                 exponent = float(np.polyfit(np.log(atoms), np.log(np.array(times, dtype=float)), 1)[0])
                 row = replace(row, more={**row.more, "exponent": exponent})

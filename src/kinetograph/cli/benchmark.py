@@ -243,10 +243,15 @@ def _run(
     from kinetograph.benchmark import machine
     from kinetograph.benchmark.measure import Clock
     from kinetograph.cli.output import checked_device, err, refuse_existing, write_json
-    from kinetograph.report.benchmark_page import write_benchmark_page
+    from kinetograph.report.benchmark_page import is_benchmark_page, write_benchmark_page
 
     path = out / f"{kind}.json"
+    page = out / "benchmark.html"
     refuse_existing(path, json, overwrite=overwrite)
+    if page.exists() and not is_benchmark_page(page):  # our own is drawn anew from the rows
+        refuse_existing(page, overwrite=overwrite)
+    for folder in (out, *([] if json is None or str(json) == "-" else [json.parent])):
+        folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(threads)
     clock = Clock(torch.device(checked_device(device)), threads)
     facts = machine.facts(clock)
@@ -263,7 +268,7 @@ def _run(
     data = {"benchmark": kind, "machine": facts, "rows": [row.to_json() for row in rows]}
     write_json(path, data)
     write_json(json, data)
-    page = write_benchmark_page(out / "benchmark.html", sorted(out.glob("*.json")), overwrite=True)
+    write_benchmark_page(page, sorted(out.glob("*.json")), overwrite=True)
     if str(json) != "-":
         _table(kind, rows)
     err.print(f"Rows: {path}; page: {page}")

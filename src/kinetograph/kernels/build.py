@@ -81,8 +81,13 @@ def compile_all() -> list[Path]:
             made.replace(path)  # a library in use is never written over
         return path
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(compile_one, INSTRUCTION_SETS))
+    try:
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(compile_one, INSTRUCTION_SETS))
+    except (OSError, subprocess.CalledProcessError):
+        for name in INSTRUCTION_SETS:
+            library_path(name).unlink(missing_ok=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def pairs_within(
     require(torch.bool, pbc)
     require(torch.int64, counts)
     positions, cells = positions.contiguous(), cells.contiguous()
-    n = library(
+    n_edges = ctypes.c_int64()
+    handle = library(
         "kg_neighbors_find",
         len(counts),
         counts.contiguous(),
@@ -35,14 +36,16 @@ def pairs_within(
         torch.linalg.inv(cells).contiguous(),
         pbc.contiguous(),
         ctypes.byref(ctypes.c_double(reach)),
+        ctypes.byref(n_edges),
     )
-    if n < 0:
+    if n_edges.value < 0:
         raise MemoryError("no memory for the neighbour list")
+    n = n_edges.value
     center = torch.empty(n, dtype=torch.int64)
     neighbor, shift = torch.empty_like(center), torch.empty(n, 3, dtype=torch.float64)
     numbers = library("kg_neighbors_numbers", len(positions), n)
     workspace = torch.empty(numbers, dtype=torch.int64)
-    library("kg_neighbors_take", len(positions), workspace, center, neighbor, shift)
+    library("kg_neighbors_take", handle, len(positions), workspace, center, neighbor, shift)
     return center, neighbor, shift
 
 

@@ -441,7 +441,7 @@ class _Inference:
             )
             self.layers.append(_Pass(layer, filters, native, workspaces))
             if isinstance(layer, CodeLayer):
-                self_edge = model._self_edge(torch.zeros(1, 1))
+                self_edge = model._self_edge(layer.norm.weight.new_zeros(1, 1))
                 self.layers[-1].set_self_edges(layer, torch.cat([self_edge, torch.zeros_like(self_edge)]))
 
     def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference:

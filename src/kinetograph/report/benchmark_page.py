@@ -13,6 +13,7 @@ from kinetograph.report.figure import N_COLORS, Figure, axis, color
 from kinetograph.report.html import Page, facts_table, table
 
 Json = dict[str, Any]
+TITLE = "Benchmarks"
 TITLES = {
     "step": "Force calls and whole steps",
     "peers": "Beside other programs",
@@ -21,6 +22,7 @@ TITLES = {
     "memory": "Memory",
     "train": "Training",
 }
+COLUMNS = {"case", "variant", "precision", "n_atoms", "n_edges", "median_s", "speedup", "against"}
 SHARES = {"force_share": "forces", "neighbor_share": "neighbour list", "integrator_share": "all else"}
 
 
@@ -38,7 +40,7 @@ def write_benchmark_page(path: Path, sources: Sequence[Path], *, overwrite: bool
     found = [data for source in sources if (data := _read(source))]
     if not found:
         raise UserError("no benchmark was found", where=str(path.parent), mend="Run one first.")
-    page = Page("Benchmarks")
+    page = Page(TITLE)
     for kind, title in TITLES.items():
         for data in found:
             if data["benchmark"] == kind:
@@ -46,12 +48,23 @@ def write_benchmark_page(path: Path, sources: Sequence[Path], *, overwrite: bool
     return page.write(path, overwrite)
 
 
+def is_benchmark_page(path: Path) -> bool:
+    """Whether a file is a page of this kind."""
+    try:
+        return f"<title>{TITLE} · Kinetograph</title>" in path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
 def _read(source: Path) -> Json | None:
     try:
         data = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return data if isinstance(data, dict) and data.get("benchmark") in TITLES and data.get("rows") else None
+    if not isinstance(data, dict) or data.get("benchmark") not in TITLES or not data.get("rows"):
+        return None
+    ours = all(isinstance(row, dict) and row.keys() >= COLUMNS for row in data["rows"])
+    return data if ours and isinstance(data.get("machine"), dict) else None
 
 
 def _section(page: Page, data: Json) -> None:

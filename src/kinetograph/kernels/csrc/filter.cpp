@@ -73,14 +73,12 @@ void normalise(const Norm& norm, float* x, int64_t width) {
     vf total = {}, square = {};
     for (int64_t f = 0; f < width; f += W) total += load(x + f);
     const float mean = sum(total) / float(norm.n);
-    for (int64_t f = 0; f < width; f += W) {
-        const vf y = load(x + f) - mean;
-        square += y * y;
-    }
-    const float variance = (sum(square) - float(width - norm.n) * mean * mean) / float(norm.n);
-    const float scale = 1.0f / __builtin_sqrtf(variance + float(norm.epsilon));
+    for (int64_t f = 0; f < width; f += W) store(x + f, load(x + f) - mean);
+    for (int64_t f = norm.n; f < width; ++f) x[f] = 0.0f;  // columns of zeros, which are no part of the row
+    for (int64_t f = 0; f < width; f += W) square += load(x + f) * load(x + f);
+    const float scale = 1.0f / __builtin_sqrtf(sum(square) / float(norm.n) + float(norm.epsilon));
     for (int64_t f = 0; f < width; f += W)
-        store(x + f, (load(x + f) - mean) * scale * load(norm.gain + f) + load(norm.bias + f));
+        store(x + f, load(x + f) * scale * load(norm.gain + f) + load(norm.bias + f));
 }
 
 // Bring a row nearer that is wanted after the next product: rows of atoms lie anywhere, those of edges far.

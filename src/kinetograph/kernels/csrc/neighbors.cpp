@@ -29,8 +29,6 @@ struct Notes {
     }
 };
 
-thread_local Notes kept;  // from call to call: fresh memory costs a page fault every 4 kB
-
 // Bins along the last axis follow each other in memory: they are finer, since a run of them costs one loop.
 constexpr double BINS_PER_REACH[3] = {1.0, 1.0, 4.0};
 
@@ -250,32 +248,44 @@ struct Edges {
 
 extern "C" {
 
-// Find the pairs of a batch and keep them for kg_neighbors_take in the same thread. ``cells`` and ``inverses`` are
-// (n_systems, 3, 3), with vectors also along directions that are not periodic; ``counts`` are atoms per system.
-// The number of edges, two a pair; −1: no memory.
-int64_t kg_neighbors_find(int64_t n_systems, const int64_t* counts, const double* positions, const double* cells,
-                          const double* inverses, const bool* pbc, const double* reach) {
-    Notes& notes = kept;
-    notes.n = 0;
+void kg_neighbors_free(void* handle) {
+    Notes* notes = (Notes*)handle;
+    free(notes->items);
+    free(notes);
+}
+
+// Find the pairs of a batch. ``cells`` and ``inverses`` are (n_systems, 3, 3), with vectors also along directions
+// that are not periodic; ``counts`` are atoms per system. The number of edges, two a pair, is left in ``n_edges``;
+// −1: no memory. Gives a handle for kg_neighbors_take.
+void* kg_neighbors_find(int64_t n_systems, const int64_t* counts, const double* positions, const double* cells,
+                        const double* inverses, const bool* pbc, const double* reach, int64_t* n_edges) {
+    Notes* notes = (Notes*)calloc(1, sizeof(Notes));
+    *n_edges = -1;
+    if (!notes) return nullptr;
     int64_t atom = 0;
     for (int64_t s = 0; s < n_systems; atom += counts[s++]) {
         if (!counts[s]) continue;
         Bins bins{};
         const bool ok = bins.sort(positions + 3 * atom, cells + 9 * s, inverses + 9 * s, pbc + 3 * s, counts[s], *reach) &&
-                        bins.search(*reach, int32_t(atom), notes);
+                        bins.search(*reach, int32_t(atom), *notes);
         free(bins.memory);
         free(bins.first);
-        if (!ok) return -1;
+        if (!ok) {
+            kg_neighbors_free(notes);
+            return nullptr;
+        }
     }
-    return 2 * notes.n;
+    *n_edges = 2 * notes->n;
+    return notes;
 }
 
 // Numbers of workspace that kg_neighbors_take needs.
 int64_t kg_neighbors_numbers(int64_t n_atoms, int64_t n_edges) { return 5 * (n_atoms + 1) + n_edges / 2; }
 
 // Deal the pairs out to their atoms: centre, neighbour (n_edges,) and shift (n_edges, 3), sorted by these.
-void kg_neighbors_take(int64_t n, int64_t* workspace, int64_t* center, int64_t* neighbor, double* shift) {
-    const Notes& notes = kept;
+// Frees the handle.
+void kg_neighbors_take(void* handle, int64_t n, int64_t* workspace, int64_t* center, int64_t* neighbor, double* shift) {
+    const Notes& notes = *(Notes*)handle;
     Edges edges{center, neighbor, shift};
     // For each atom where its list begins: lower neighbours, its own images, higher ones; and where each part goes on.
     int64_t *lower = workspace, *own = lower + n + 1, *higher = own + n + 1, *next = higher + n + 1,
@@ -315,5 +325,6 @@ void kg_neighbors_take(int64_t n, int64_t* workspace, int64_t* center, int64_t* 
             const int64_t j = neighbor[slot];
             edges.put(filled[j]++, lower[j], j, i, 0.0 - s[0], 0.0 - s[1], 0.0 - s[2]);
         }
+    kg_neighbors_free(handle);
 }
 }
