@@ -52,7 +52,7 @@ CASES: dict[str, Case] = {
         {"width": 64, "edge_width": 64, "n_neighbors": 16},
         three_body=True,
     ),
-    "forcenet": Case("512 × 5", "forcenet", 4.2),
+    "forcenet": Case("512 × 5", "forcenet", 4.2, largest=384),
     "schnet": Case("128 × 3, conservative", "schnet", 5.0, {"n_layers": 3}),
     "dimenet++": Case("conservative", "dimenet++", 5.0, {"readout_init": "glorot"}, largest=192),
     "gemnet-t": Case("conservative", "gemnet-t", 5.0, largest=192),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kinetograph import kernels
 
 Action = Callable[[], Any]
+T = TypeVar("T")
 MIN_ROUNDS = 3
 MAX_ROUNDS = 25
 
@@ -82,18 +83,26 @@ class Clock:
         return self() - began
 
 
-def in_turns(actions: Mapping[str, Action], clock: Clock, seconds: float) -> dict[str, float]:
+def in_turns(
+    actions: Mapping[str, Action], clock: Clock, seconds: float, *, first_s: float | None = None
+) -> dict[str, float]:
     """Median seconds of each action.
 
     Every action is called once to warm up; then all take turns, as many rounds as ``seconds`` allow but
     at least three, so that what slows the machine down for a while slows down all of them.
+
+    Args:
+        first_s: what a call of each took together, where they are warm already.
     """
-    return timed_in_turns({name: partial(clock.seconds, action) for name, action in actions.items()}, seconds)
+    takers = {name: partial(clock.seconds, action) for name, action in actions.items()}
+    return timed_in_turns(takers, seconds, first_s=first_s)
 
 
-def timed_in_turns(takers: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, float]:
+def timed_in_turns(
+    takers: Mapping[str, Callable[[], float]], seconds: float, *, first_s: float | None = None
+) -> dict[str, float]:
     """The same of those that say themselves how many seconds a turn took."""
-    first = sum(take() for take in takers.values())
+    first = sum(take() for take in takers.values()) if first_s is None else first_s
     rounds = 1 + 2 * int(min(MAX_ROUNDS, max(MIN_ROUNDS, seconds / max(first, 1e-9))) // 2)
     times: dict[str, list[float]] = {name: [] for name in takers}
     for _ in range(rounds):
@@ -102,13 +111,13 @@ def timed_in_turns(takers: Mapping[str, Callable[[], float]], seconds: float) ->
     return {name: median(values) for name, values in times.items()}
 
 
-def flop_of(action: Action) -> int:
-    """Floating-point operations of the matrix products of a call, torch's and those of our kernels."""
+def counted(action: Callable[[], T]) -> tuple[T, int]:
+    """What a call gives, and the floating-point operations of its products, torch's and our kernels'."""
     library = kernels.library()
     before = library("kg_flop") if library else 0
     with FlopCounterMode(display=False) as counter:
-        action()
-    return int(counter.get_total_flops()) + (library("kg_flop") - before if library else 0)
+        result = action()
+    return result, int(counter.get_total_flops()) + (library("kg_flop") - before if library else 0)
 
 
 def relative_error(forces: Tensor, exact: Tensor) -> float:

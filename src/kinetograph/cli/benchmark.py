@@ -45,7 +45,7 @@ def benchmark() -> None:
 def step(
     cases: Cases = None,
     atoms: Atoms = 774,
-    seconds: Seconds = 8.0,
+    seconds: Seconds = 4.0,
     threads: Threads = 1,
     device: Device = "cpu",
     out: Out = FOLDER,
