@@ -54,8 +54,8 @@ CASES: dict[str, Case] = {
     ),
     "forcenet": Case("512 × 5", "forcenet", 4.2, largest=384),
     "schnet": Case("128 × 3, conservative", "schnet", 5.0, {"n_layers": 3}),
-    "dimenet++": Case("conservative", "dimenet++", 5.0, {"readout_init": "glorot"}, largest=192),
-    "gemnet-t": Case("conservative", "gemnet-t", 5.0, largest=192),
+    "dimenet++": Case("conservative", "dimenet++", 5.0, {"readout_init": "glorot"}, largest=96),
+    "gemnet-t": Case("conservative", "gemnet-t", 5.0, largest=96),
 }
 """At 4.2 Å water has 34 edges an atom, at 5 Å 54."""
 
