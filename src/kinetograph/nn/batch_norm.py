@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from kinetograph.kernels import plain_forms
+
 
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation; one row or none has no spread, and is normalised as in evaluation."""
@@ -37,7 +39,7 @@ def estimate_statistics(module: nn.Module, batches: Iterable[tuple[object, ...]]
         norm.reset_running_stats()
         norm.momentum = None  # the plain average over all batches
         norm.train()
-    with torch.no_grad():
+    with torch.no_grad(), plain_forms():  # an inference form would pass the norms by
         for arguments in batches:
             module(*arguments)
     for norm, momentum in zip(norms, momenta, strict=True):
