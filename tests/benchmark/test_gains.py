@@ -1,8 +1,8 @@
 """The fast forms are still fast: a change that loses a gain fails here, long before anybody times a run.
 
 Limits are about half of what was asked of a form, or of what the slowest machine so far has reached where
-that is less (docs/results.md): a busy machine passes, a form that is no longer taken does not. Calls take turns and
-processor time counts; who misses the limit may try twice more.
+that is less (docs/results.md): a busy machine passes, a form that is no longer taken does not. Calls take
+turns and processor time counts; who misses the limit may try twice more.
 """
 
 from __future__ import annotations
