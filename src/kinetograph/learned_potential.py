@@ -14,7 +14,7 @@ from kinetograph.graph import Graph, build_graph
 from kinetograph.kernels.edges import forces_from_slopes
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
-from kinetograph.nn.model import Head, InferenceForm, Model, Outputs, check_choice
+from kinetograph.nn.model import GpuForm, Head, InferenceForm, Model, Outputs, check_choice
 from kinetograph.nn.segments import sum_to
 from kinetograph.potential import Potential, Prediction, from_energies, is_fitting, stress_of
 from kinetograph.system import System
@@ -53,7 +53,7 @@ class LearnedPotential(Potential):
         """Of the factors in an inference form's products; see :meth:`use_precision`."""
         self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
         self._weights: list[Tensor] | None = None
-        self._form: InferenceForm | None = None
+        self._form: InferenceForm | GpuForm | None = None
         self._form_version: tuple[tuple[int, int], ...] | None = None
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
@@ -120,8 +120,7 @@ class LearnedPotential(Potential):
         if fast is not None:
             return fast
         if "conservative" not in heads:
-            graph = build_graph(system, neighbors, self.request, dtype=self.dtype)
-            forces, energies = self._direct(graph)
+            forces, energies = self._direct_outputs(system, neighbors)
             energies = None if energies is None else self._in_eV(energies, system)
             return Prediction(
                 forces=forces.to(system.dtype),
@@ -130,8 +129,8 @@ class LearnedPotential(Potential):
                 atomic_energies=energies,
             )
         with torch.enable_grad():
-            graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
-            outputs = self.model(graph, heads)
+            graph, outputs = self._differentiable_outputs(system, neighbors, heads)
+            assert outputs.energies is not None
             direct = None if outputs.forces is None else outputs.forces * self.force_scale
             if direct is not None and not is_fitting(self):
                 direct = direct.detach()
@@ -144,13 +143,54 @@ class LearnedPotential(Potential):
                 true_gradient=self.model.true_gradient,
             )
 
+    def _direct_outputs(self, system: System, neighbors: NeighborList) -> tuple[Tensor, Tensor | None]:
+        """Forces in eV/Å, and energies in the model's unit where there are separate ones."""
+        form = self._gpu_form(system, ("direct",))
+        if form is not None:
+            graph = build_graph(system, neighbors, self.model.inference_request, dtype=self.dtype)
+            said = form(graph, ("direct",))
+            if said is not None:
+                assert said.forces is not None
+                return said.forces * self.force_scale, said.energies
+        return self._direct(build_graph(system, neighbors, self.request, dtype=self.dtype))
+
+    def _differentiable_outputs(
+        self, system: System, neighbors: NeighborList, heads: tuple[Head, ...]
+    ) -> tuple[Graph, Outputs]:
+        """Outputs with the graph whose edge vectors they can be differentiated by."""
+        form = self._gpu_form(system, heads)
+        if form is not None:
+            request = self.model.inference_request
+            graph = build_graph(system, neighbors, request, dtype=self.dtype, differentiable=True)
+            said = form(graph, heads)
+            if said is not None:
+                return graph, said
+        graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
+        return graph, self.model(graph, heads)
+
+    def _gpu_form(self, system: System, heads: tuple[Head, ...]) -> GpuForm | None:
+        """The model's form for a GPU, where this is one."""
+        if not self._runs_on_gpu or not kernels.triton_kernels() or self._is_followed(heads):
+            return None
+        if system.positions.requires_grad or system.cell.requires_grad or is_fitting(self):
+            return None
+        return self._form_by(self.model.gpu_form)  # type: ignore[return-value]
+
+    @property
+    def _runs_on_gpu(self) -> bool:
+        return self.force_scale.device.type == "cuda"
+
+    def _is_followed(self, heads: tuple[Head, ...]) -> bool:
+        """Whether somebody may differentiate direct forces by the weights."""
+        followed = torch.is_grad_enabled() and "conservative" not in heads
+        return followed and any(p.requires_grad for p in self.parameters())
+
     def _fast_prediction(
         self, system: System, neighbors: NeighborList, heads: tuple[Head, ...]
     ) -> Prediction | None:
         """By the model's inference form; ``None`` where there is none, or not for this system."""
-        followed = torch.is_grad_enabled() and "conservative" not in heads
-        if followed and any(p.requires_grad for p in self.parameters()):
-            return None  # somebody may differentiate direct forces by the weights
+        if self._is_followed(heads):
+            return None
         form = self._inference_form()
         by_geometry = system.positions.requires_grad or system.cell.requires_grad
         if form is None or by_geometry or system.device.type != "cpu":
@@ -195,11 +235,16 @@ class LearnedPotential(Potential):
         )
 
     def _inference_form(self) -> InferenceForm | None:
-        """The model's form for running, made anew when its weights have changed."""
+        """The model's form for running on a CPU."""
+        if kernels.library() is None or self._runs_on_gpu:
+            return None
+        make = self.model.bfloat16_form if self.precision == "bfloat16" else self.model.inference_form
+        return self._form_by(make)  # type: ignore[return-value]
+
+    def _form_by(self, make: Callable[[], InferenceForm | GpuForm | None]) -> InferenceForm | GpuForm | None:
+        """A form for running, made anew when the weights have changed."""
         switched_off = torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu")
         if self.training or self.compiled or switched_off or self.dtype != torch.float32:
-            return None
-        if kernels.library() is None:
             return None
         if self._weights is None:
             self._weights = [*self.model.parameters(), *self.model.buffers()]
@@ -207,7 +252,6 @@ class LearnedPotential(Potential):
             return None  # nobody counts their changes
         version = tuple((weight.data_ptr(), weight._version) for weight in self._weights)
         if version != self._form_version:
-            make = self.model.bfloat16_form if self.precision == "bfloat16" else self.model.inference_form
             self._form, self._form_version = make(), version
         return self._form
 

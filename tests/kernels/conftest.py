@@ -1,4 +1,9 @@
+"""Libraries to test with, and what tests of forms share made importable for them."""
+
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +11,9 @@ import torch
 from kinetograph.kernels import native
 from kinetograph.kernels.build import INSTRUCTION_SETS, library_path
 from kinetograph.kernels.native import Choice, Library
+
+# pytest imports tests by path, not from their folder.
+sys.path.insert(0, str(Path(__file__).parent))
 
 CAPABILITIES = {"avx512_bf16": ("AVX512",), "avx512": ("AVX512",), "avx2": ("AVX512", "AVX2")}
 

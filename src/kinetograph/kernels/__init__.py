@@ -4,6 +4,6 @@ The compiled library is chosen when it is first needed (``native.choice`` says w
 is none, or on another device, the plain forms run.
 """
 
-from kinetograph.kernels.native import Choice, Library, choice, library, plain_forms
+from kinetograph.kernels.native import Choice, Library, choice, library, plain_forms, triton_kernels
 
-__all__ = ["Choice", "Library", "choice", "library", "plain_forms"]
+__all__ = ["Choice", "Library", "choice", "library", "plain_forms", "triton_kernels"]

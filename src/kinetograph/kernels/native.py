@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,12 @@ def library() -> Library | None:
 def choice() -> Choice:
     """What is in use, and why."""
     return Choice("plain", "switched off") if _switched_off else _loaded()[1]
+
+
+def triton_kernels() -> bool:
+    """Whether a GPU may run the operators' Triton kernels, and the forms of models that are made of them."""
+    asked_plain = os.environ.get("KINETOGRAPH_KERNELS") == "plain"
+    return not _switched_off and not asked_plain and find_spec("triton") is not None
 
 
 @contextmanager

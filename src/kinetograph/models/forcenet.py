@@ -84,12 +84,15 @@ from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import Library, library
 from kinetograph.kernels.filter import ConditionalFilter, EdgeNetwork, Layer
+from kinetograph.kernels.operators.conditional_filter import conditional_filter
+from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.nn.bases import BASES, BasisKind, edge_inputs, make_basis
 from kinetograph.nn.batch_norm import BatchNorm
 from kinetograph.nn.element_properties import N_PROPERTIES, atomic_radii, element_properties
 from kinetograph.nn.elements import ElementSlots, check_elements
 from kinetograph.nn.model import (
     Forces,
+    GpuForm,
     Head,
     Inference,
     InferenceForm,
@@ -233,11 +236,14 @@ class Interaction(nn.Module):
         transformed: Tensor = self.transform(nodes)  # F_d
         if self.gates_source:
             messages = messages * transformed.index_select(0, graph.neighbor)
-        total = sum_to(graph.center, messages, graph.n_atoms)
+        return nodes + self.updated(sum_to(graph.center, messages, graph.n_atoms), transformed)
+
+    def updated(self, total: Tensor, transformed: Tensor) -> Tensor:
+        """What is added to the states, from the sums of messages and from what atoms send themselves."""
         if self.center_weight is not None:
             total = total + self.center_weight * transformed
-        updated: Tensor = self.update(total)
-        return nodes + updated
+        change: Tensor = self.update(total)  # F_n
+        return change
 
     def of_edge(self, edge_map: nn.Module) -> tuple[Tensor, Tensor]:
         """W_b times the matrix of F_b, (width, n_basis), and all that is constant, (width,)."""
@@ -396,6 +402,39 @@ class ForceNet(Model):
             return None
         with torch.no_grad():
             return _Inference(self, native)
+
+    def gpu_form(self) -> GpuForm | None:
+        relu = any(isinstance(module, nn.ReLU) for module in self.modules())
+        return None if relu or self.ablation not in FAST_ABLATIONS else _OnGpu(self)
+
+
+class _OnGpu:
+    """The network in torch's operations, each block's sum over neighbours in one pass."""
+
+    def __init__(self, model: ForceNet) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        maps = self.model.edge_maps
+        self.layers = []
+        for k, layer in enumerate(self.model.layers):
+            assert isinstance(layer, Interaction)
+            first = layer.of_edge(maps[k % len(maps)])
+            linears = [first, *((x.weight, x.bias) for x in layer.filter if isinstance(x, nn.Linear))]
+            self.layers.append((layer, [weight for weight, _ in linears], [bias for _, bias in linears]))
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        model = self.model
+        slots = model.slots(graph.atomic_numbers)
+        nodes: Tensor = model.node_map(model.node_basis(model.properties))[slots]
+        edges, envelope = model.of_edges(graph, slots)
+        where = (first_edges(graph.center, graph.n_atoms), graph.neighbor)
+        for layer, weights, biases in self.layers:
+            of_source, of_target = layer.of_ends()
+            sent = layer.transform(nodes)
+            ends = (nodes @ of_source.T, nodes @ of_target.T, sent)
+            nodes = nodes + layer.updated(
+                conditional_filter(edges, *ends, envelope, weights, biases, *where), sent
+            )
+        return Outputs(forces=model.head(model.decoder(nodes)))
 
 
 class _Inference:

@@ -52,6 +52,7 @@ as far as training by random rotations teaches them to.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -64,11 +65,14 @@ from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import Library, library
 from kinetograph.kernels.filter import Activation, ConditionalFilter, EdgeNetwork, Layer, write_gaussians
 from kinetograph.kernels.native import Workspace, floats
+from kinetograph.kernels.operators.conditional_filter import conditional_filter
+from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, NodeForceHead
 from kinetograph.nn.mlp import mlp
 from kinetograph.nn.model import (
     Forces,
+    GpuForm,
     Head,
     Inference,
     InferenceForm,
@@ -398,6 +402,52 @@ class GAMD(Model):
             mean = total / count
             self.length_mean.fill_(mean)
             self.length_std.fill_(max(total_sq / count - mean**2, 1e-12) ** 0.5)
+
+    def gpu_form(self) -> GpuForm | None:
+        return _OnGpu(self)
+
+
+class _OnGpu:
+    """The network in torch's operations, each layer's sum over neighbours in one pass.
+
+    Linear maps after each other are one, as in the form for a CPU.
+    """
+
+    def __init__(self, model: GAMD) -> None:
+        self.model = model = copy.deepcopy(model).requires_grad_(False)
+        self.encoder: nn.Module = model.edge_encoder
+        if model.form != "code":  # whose last part is a LayerNorm
+            self.encoder = nn.Sequential(*[*model.edge_encoder][:-1])
+        last = _linears(model.edge_encoder)[-1]
+        self.layers = []
+        for layer in model.layers:
+            before: nn.Module = nn.Identity()
+            if isinstance(layer, CodeLayer):
+                *between, to_filter = layer.edge_transform
+                before, maps = nn.Sequential(*between), [(to_filter.weight, to_filter.bias)]
+            elif isinstance(layer, PaperLayer):
+                maps = [_folded(last, layer.edge_transform, layer.from_edge)]
+            else:
+                assert isinstance(layer, CovariantLayer)
+                maps = [_folded(last, layer.from_edge)]
+            maps += [(x.weight, x.bias) for x in _linears(layer.filter)]
+            self.layers.append((layer, before, [weight for weight, _ in maps], [bias for _, bias in maps]))
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        model, head = self.model, self.model.head
+        nodes: Tensor = model.node_embedding(graph.atomic_numbers)
+        inputs = model._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
+        edges = self.encoder(inputs)
+        covariant = isinstance(head, EdgeForceHead)
+        envelope = cosine_cutoff(graph.distances, model.request.cutoff) if covariant else None
+        more = (model._self_edge(nodes),) if model.form == "code" else ()
+        where = (first_edges(graph.center, graph.n_atoms), graph.neighbor)
+        for layer, before, weights, biases in self.layers:
+            ends = layer.ends(nodes)
+            of_ends = (ends.source, ends.target, ends.sent, envelope)
+            messages = conditional_filter(before(edges), *of_ends, weights, biases, *where)
+            nodes = layer.updated(nodes, ends, messages, *more)
+        return Outputs(forces=head(nodes, inputs, graph, envelope) if covariant else head(nodes))
 
 
 class _Inference:

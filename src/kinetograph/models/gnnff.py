@@ -45,6 +45,7 @@ Three forms, as presets:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -57,6 +58,8 @@ from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
 from kinetograph.kernels.gnnff import Affine, FusedGNNFF, LayerWeights, Weights
 from kinetograph.kernels.native import Library
+from kinetograph.kernels.operators.edges import first_edges
+from kinetograph.kernels.operators.gated_sum import gated_sum, incoming_edges
 from kinetograph.nn.activations import ShiftedSoftplus
 from kinetograph.nn.batch_norm import BatchNorm
 from kinetograph.nn.elements import ElementEmbedding
@@ -66,6 +69,7 @@ from kinetograph.nn.model import (
     COVARIANT,
     GRADIENT,
     Forces,
+    GpuForm,
     Head,
     Inference,
     InferenceForm,
@@ -240,19 +244,7 @@ class EdgeBlock(nn.Module):
         second: Tensor,
         envelope: Tensor | None,
     ) -> Tensor:
-        i, j = graph.center, graph.neighbor
-        pair = self.pair_gate_norm(
-            gate(self.pair_norm(self.two_body(nodes.index_select(0, i) * nodes.index_select(0, j))))
-        )
-
-        joint = self.three_body
-        # What the first edge i → j gives, and what the second, j → k, whose far end is k.
-        of_first = (
-            joint.part(0, nodes).index_select(0, i)
-            + joint.part(1, nodes).index_select(0, j)
-            + (joint.part(3, edges) + joint.bias)
-        )
-        of_second = joint.part(2, nodes).index_select(0, j) + joint.part(4, edges)
+        pair, (of_first, of_second) = self.pair(nodes, graph), self.arguments(nodes, edges, graph)
         total = torch.zeros_like(edges)
         # Statistics of a batch are of all its triplets: no portions while they are made.
         whole = isinstance(self.triplet_norm, BatchNorm) and self.triplet_norm.training
@@ -263,6 +255,22 @@ class EdgeBlock(nn.Module):
             total = total.index_add(0, a, triplet)
         # Eq. (5)
         return torch.tanh(edges + pair + self.sum_norm(total))
+
+    def pair(self, nodes: Tensor, graph: Graph) -> Tensor:
+        """σ(c² W₃ + b₃) ∘ tanh(c² W₄ + b₄), (n_edges, edge_width)."""
+        product = nodes.index_select(0, graph.center) * nodes.index_select(0, graph.neighbor)
+        pair: Tensor = self.pair_gate_norm(gate(self.pair_norm(self.two_body(product))))
+        return pair
+
+    def arguments(self, nodes: Tensor, edges: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """What the first edge i → j of a triplet gives, and what the second, j → k, whose far end is k."""
+        joint = self.three_body
+        of_first = (
+            joint.part(0, nodes).index_select(0, graph.center)
+            + joint.part(1, nodes).index_select(0, graph.neighbor)
+            + (joint.part(3, edges) + joint.bias)
+        )
+        return of_first, joint.part(2, nodes).index_select(0, graph.neighbor) + joint.part(4, edges)
 
 
 def _portions(first: Tensor, second: Tensor, whole: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -399,9 +407,15 @@ class GNNFF(Model):
             old, nodes = nodes, node_block(nodes, edges, graph, envelope)
             seen = nodes if self.updated_nodes else old
             edges = edge_block(seen, edges, graph, first, second, envelope)
+        return self.outputs(nodes, edges, envelope, graph, heads)
 
+    def outputs(
+        self, nodes: Tensor, edges: Tensor, envelope: Tensor | None, graph: Graph, heads: tuple[Head, ...]
+    ) -> Outputs:
+        """From the last states to what the heads say; the envelope is (n_edges, 1)."""
         energies = forces = None
         if "conservative" in heads:
+            assert envelope is not None
             around = sum_to(graph.center, edges * envelope, graph.n_atoms)
             energies = self.energy_head(torch.cat([nodes, around], dim=1))
         if "direct" in heads:
@@ -423,12 +437,47 @@ class GNNFF(Model):
     def inference_request(self) -> GraphRequest:
         return self.request.edges_only()  # triplets are found on the way
 
+    def gpu_form(self) -> GpuForm | None:
+        return _OnGpu(self) if self.request.triplets == "walk" else None
+
     def inference_form(self) -> InferenceForm | None:
         native = library()
         if native is None:
             return None
         with torch.no_grad():
             return _Inference(self, native)
+
+
+class _OnGpu:
+    """The network in torch's operations, each layer's sum over triplets in one pass, without triplets."""
+
+    def __init__(self, model: GNNFF) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.blocks: list[tuple[NodeBlock, EdgeBlock, Tensor, Tensor]] = []
+        for node_block, edge_block in zip(self.model.node_blocks, self.model.edge_blocks, strict=True):
+            assert isinstance(node_block, NodeBlock)
+            assert isinstance(edge_block, EdgeBlock)
+            bias = edge_block.three_body.bias
+            scale, shift = _affine(edge_block.triplet_norm, len(bias))
+            self.blocks.append((node_block, edge_block, scale.to(bias), shift.to(bias)))
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        model = self.model
+        nodes, edges = model.node_embedding(graph.atomic_numbers), model.basis(graph.distances)
+        factors = model.envelope_of(graph.distances)
+        envelope = None if factors is None else factors.unsqueeze(1)
+        first, incoming = (
+            first_edges(graph.center, graph.n_atoms),
+            incoming_edges(graph.neighbor, graph.n_atoms),
+        )
+        where = (first, graph.neighbor, *incoming)
+        for node_block, edge_block, scale, shift in self.blocks:
+            old, nodes = nodes, node_block(nodes, edges, graph, envelope)
+            seen = nodes if model.updated_nodes else old
+            of_first, of_second = edge_block.arguments(seen, edges, graph)
+            total = gated_sum(scale * of_first + shift, scale * of_second, factors, None, *where)
+            edges = torch.tanh(edges + edge_block.pair(seen, graph) + edge_block.sum_norm(total))
+        return model.outputs(nodes, edges, envelope, graph, heads)
 
 
 class _Inference:

@@ -40,6 +40,7 @@ gated equivariant blocks.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -51,8 +52,10 @@ from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
+from kinetograph.kernels.operators.edges import Table, first_edges
+from kinetograph.kernels.operators.painn_message import painn_message
 from kinetograph.kernels.painn import FusedPaiNN, LayerWeights, Linear, Weights
-from kinetograph.kernels.spline import SHORTEST_A
+from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, spline_table
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EnergyHead
 from kinetograph.nn.mlp import mlp
@@ -60,6 +63,7 @@ from kinetograph.nn.model import (
     COVARIANT,
     GRADIENT,
     Forces,
+    GpuForm,
     Head,
     Inference,
     InferenceForm,
@@ -400,6 +404,9 @@ class PaiNN(Model):
             )
             return _Inference(self, FusedPaiNN(native, weights))
 
+    def gpu_form(self) -> GpuForm | None:
+        return None if self.request.cutoff <= SHORTEST_A else _OnGpu(self)
+
     @property
     def _messages(self) -> list[Message]:
         return [module for module in self.messages if isinstance(module, Message)]
@@ -430,6 +437,45 @@ class _Inference:
             return Inference(forces=self.fused.direct(*edges))
         energies, slopes, forces = self.fused.conservative(*edges, also_direct="direct" in heads)
         return Inference(forces, energies, slopes)
+
+
+class _OnGpu:
+    """The network in torch's operations, each layer's messages in one pass with tabulated filters."""
+
+    def __init__(self, model: PaiNN) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        spline = spline_table(
+            model._radial_functions, SHORTEST_A, model.request.cutoff, TOLERANCE, SLOPE_TOLERANCE
+        )
+        self.tables = []
+        for message in self.model._messages:
+            weight = message.filter.weight.double().cpu()
+            columns = weight.view(len(weight), model.n_edge_types, -1)  # (3 F, type, function)
+            rows = torch.einsum("rk,otk->tro", spline.rows, columns)
+            self.tables.append(rows.to(message.filter.weight).contiguous())
+        self.table = Table.of(spline, self.tables[0])
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs | None:
+        model = self.model
+        if bool((graph.distances < SHORTEST_A).any()):
+            return None
+        first = first_edges(graph.center, graph.n_atoms)
+        types = graph.edge_types if model.n_edge_types > 1 else None
+        where = (self.table.start, self.table.per_length, first, graph.neighbor)
+        scalars: Tensor = model.embedding(graph.atomic_numbers)
+        vectors: Tensor | None = None
+        for message, update, rows in zip(model._messages, model._updates, self.tables, strict=True):
+            to_scalars, to_vectors = painn_message(
+                message.phi(scalars), vectors, graph.edge_vectors, types, rows, *where
+            )
+            scalars = scalars + to_scalars
+            vectors = to_vectors if vectors is None else vectors + to_vectors
+            to_scalars, to_vectors = update(scalars, vectors)
+            scalars, vectors = scalars + to_scalars, vectors + to_vectors
+        return Outputs(
+            energies=model.energy_head(scalars) if "conservative" in heads else None,
+            forces=model.force_head(scalars, vectors) if "direct" in heads else None,
+        )
 
 
 def _linears(network: nn.Sequential) -> tuple[Linear, Linear]:

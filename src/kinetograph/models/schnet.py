@@ -43,7 +43,9 @@ from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import Library, library
 from kinetograph.kernels.continuous_filter import ContinuousFilters
-from kinetograph.kernels.spline import SHORTEST_A, Function
+from kinetograph.kernels.operators.continuous_filter import continuous_filter
+from kinetograph.kernels.operators.edges import Table, first_edges
+from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, Function, spline_table
 from kinetograph.nn.activations import ShiftedSoftplus
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, EnergyHead
@@ -51,6 +53,7 @@ from kinetograph.nn.mlp import mlp
 from kinetograph.nn.model import (
     GRADIENT,
     Forces,
+    GpuForm,
     Head,
     Inference,
     InferenceForm,
@@ -221,6 +224,43 @@ class SchNet(Model):
         if native is None or self.request.cutoff <= SHORTEST_A:
             return None
         return _Inference(self, native)
+
+    def gpu_form(self) -> GpuForm | None:
+        return None if self.request.cutoff <= SHORTEST_A else _OnGpu(self)
+
+
+class _OnGpu:
+    """The network in torch's operations, its convolutions in one pass each with tabulated filters."""
+
+    def __init__(self, model: SchNet) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.interactions = [layer for layer in self.model.interactions if isinstance(layer, Interaction)]
+        exact = copy.deepcopy(self.model).double().cpu()
+
+        def filters(distances: Tensor) -> Tensor:
+            of_distances = exact._of_distances(distances)
+            layers = [layer for layer in exact.interactions if isinstance(layer, Interaction)]
+            return torch.cat([layer.weights(*of_distances) for layer in layers], dim=1)
+
+        spline = spline_table(filters, SHORTEST_A, model.request.cutoff, TOLERANCE, SLOPE_TOLERANCE)
+        self.table = Table.of(spline, self.interactions[0].to_filters.weight)
+        self.rows = [x.contiguous() for x in self.table.rows.tensor_split(len(self.interactions), dim=1)]
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs | None:
+        model = self.model
+        if bool((graph.distances < SHORTEST_A).any()):
+            return None
+        where = (first_edges(graph.center, graph.n_atoms), graph.neighbor)
+        nodes: Tensor = model.embedding(graph.atomic_numbers)
+        for interaction, rows in zip(self.interactions, self.rows, strict=True):
+            table = (rows, self.table.start, self.table.per_length)
+            sums = continuous_filter(interaction.to_filters(nodes), graph.distances, *table, *where)
+            nodes = nodes + interaction.after(sums)
+        forces = None
+        if "direct" in heads:
+            radial, envelope = model._of_distances(graph.distances)
+            forces = model.force_head(nodes, radial, graph, envelope)
+        return Outputs(model.energy_head(nodes) if "conservative" in heads else None, forces)
 
 
 class _Inference:

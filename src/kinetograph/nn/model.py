@@ -101,6 +101,15 @@ class InferenceForm(Protocol):
         ...
 
 
+class GpuForm(Protocol):
+    """A model with its weights as they are now, in torch's operations and those of ``kernels/operators``."""
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs | None:
+        """As the model's forward pass, differentiable once by the vectors of edges; ``None`` where this graph
+        needs the plain form."""
+        ...
+
+
 class Model(nn.Module, ABC):
     """A paper's network without units: from a graph to atomic energies, direct forces, or both.
 
@@ -138,13 +147,20 @@ class Model(nn.Module, ABC):
 
     @property
     def inference_request(self) -> GraphRequest:
-        """What the inference form needs of a graph: the edges of ``request``, with no more than it reads."""
+        """What forms for running need of a graph: the edges of ``request``, with no more than they read."""
         return self.request
 
     def inference_form(self) -> InferenceForm | None:
         """A faster form for running on a CPU in single precision, made anew when weights have changed.
 
         ``None``: there is none for this model, these options or this machine.
+        """
+        return None
+
+    def gpu_form(self) -> GpuForm | None:
+        """A faster form for running on a GPU in single precision, made anew when weights have changed.
+
+        ``None``: there is none for this model or these options.
         """
         return None
 
