@@ -22,6 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kinetograph.kernels.operators.edges import first_edges
+
 TripletKind = Literal["fork", "path", "walk"]
 
 
@@ -48,11 +50,6 @@ class Quadruplets:
     """(n_quadruplets,) int64: the link with centre a and neighbour b."""
     source: Tensor
     """(n_quadruplets,) int64: the edge with centre b and neighbour d."""
-
-
-def first_edges(center: Tensor, n_atoms: int) -> Tensor:
-    """(n_atoms + 1,) where the edges of each centre begin; the last entry is the number of edges."""
-    return torch.searchsorted(center, torch.arange(n_atoms + 1, device=center.device))
 
 
 def reverse_edges(center: Tensor, neighbor: Tensor, shift: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 from kinetograph.kernels.angular import BilinearSum, Directions, FilteredSum
 from kinetograph.kernels.chain import Chain
 from kinetograph.kernels.native import Library
+from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.kernels.tabulated import Tabulated
 from kinetograph.nn.efficient import real_harmonics
 from kinetograph.nn.spherical import legendre
-from kinetograph.triplets import first_edges, triplets
+from kinetograph.triplets import triplets
 
 # Single precision, relative to the largest entry; an edge's own share is added to a sum and taken off again.
 TOLERANCE = 3e-6

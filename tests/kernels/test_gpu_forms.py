@@ -15,6 +15,15 @@ from kinetograph import kernels
 from kinetograph.graph import neighbors_for
 from kinetograph.learned_potential import LearnedPotential
 
+DIMENET = {"width": 16, "n_layers": 2, "triplet_width": 8, "readout_width": 16, "readout_init": "glorot"}
+GEMNET = {
+    "width": 16,
+    "edge_width": 16,
+    "n_layers": 2,
+    "triplet_width": 8,
+    "triplet_bilinear": 8,
+    "quadruplets": False,
+}
 CASES = [
     ("painn", "both", {"width": 20}),
     ("painn", "conservative", {"width": 16, "radial": "gaussian", "cutoff_function": "polynomial"}),
@@ -27,6 +36,11 @@ CASES = [
     ("gnnff", "direct", {"width": 16, "edge_width": 8, "n_neighbors": 2, "normalization": "all"}),
     ("gnnff", "both", {"width": 16, "edge_width": 8}),
     ("forcenet", "direct", {"width": 16, "n_layers": 2}),
+    ("dimenet++", "conservative", {**DIMENET, "radial_filter": "ji"}),
+    ("dimenet++", "conservative", {**DIMENET, "angle_grad": False}),
+    ("dimenet++", "both", DIMENET),
+    ("gemnet", "conservative", GEMNET),
+    ("gemnet", "direct", GEMNET),
 ]
 
 

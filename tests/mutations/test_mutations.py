@@ -166,8 +166,10 @@ SLIPS = (
     Slip(
         "GNNFF: h_i and h_j exchanged in a triplet",
         "models/gnnff.py",
-        "joint.part(0, nodes).index_select(0, i)\n            + joint.part(1, nodes).index_select(0, j)",
-        "joint.part(0, nodes).index_select(0, j)\n            + joint.part(1, nodes).index_select(0, i)",
+        "joint.part(0, nodes).index_select(0, graph.center)\n"
+        "            + joint.part(1, nodes).index_select(0, graph.neighbor)",
+        "joint.part(0, nodes).index_select(0, graph.neighbor)\n"
+        "            + joint.part(1, nodes).index_select(0, graph.center)",
         (gnnff("paper-molecule"),),
     ),
     Slip(

@@ -48,6 +48,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetograph.graph import TIE_TOLERANCE_A, Graph, GraphRequest
+from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.nn.elements import ElementSlots
 from kinetograph.nn.fingerprints import SymmetryFunctions
 from kinetograph.nn.mlp import mlp
@@ -65,7 +66,6 @@ from kinetograph.nn.model import (
 )
 from kinetograph.nn.segments import sum_to
 from kinetograph.rotations import rotations_of
-from kinetograph.triplets import first_edges
 
 Form = Literal["network", "least-squares"]
 

@@ -51,15 +51,19 @@ CPU once trained is ``nn.dimenet_inference``.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from kinetograph.graph import GraphRequest
+from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
 from kinetograph.kernels.angular import MAX_DEGREES
+from kinetograph.kernels.operators.edges import first_edges
+from kinetograph.kernels.operators.legendre_sum import legendre_gather
 from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.dimenet_inference import DimeNetPlusPlusInference
 from kinetograph.nn.directional import (
@@ -81,7 +85,10 @@ from kinetograph.nn.directional import (
 )
 from kinetograph.nn.model import (
     Forces,
+    GpuForm,
+    Head,
     InferenceForm,
+    Outputs,
     Preset,
     Published,
     check_choice,
@@ -167,15 +174,23 @@ class Interaction(nn.Module):
         self, messages: Tensor, radial: Tensor, spherical: Tensor, harmonics: Tensor, triplets: Triplets
     ) -> Tensor:
         """(n_edges, width) → (n_edges, width)."""
+        source, filters = self.sent(messages, radial)
+        basis = self.triplet_basis(spherical, harmonics, triplets.second)
+        heard = source.index_select(0, triplets.second) * self.triplet_filter(basis)
+        return self.received(messages, sum_to(triplets.first, heard, len(messages)), filters)
+
+    def sent(self, messages: Tensor, radial: Tensor) -> tuple[Tensor, Tensor]:
+        """What an edge sends, (n_edges, triplet_width), and W e_RBF, (n_edges, width)."""
         silu = nn.functional.silu
         filters = nn.functional.linear(radial, self.filter_out.weight @ self.filter_in.weight)
         source = silu(self.source(messages))
         if self.radial_filter == "kj":
             source = source * filters
-        source = silu(self.down(source))
-        basis = self.triplet_basis(spherical, harmonics, triplets.second)
-        heard = source.index_select(0, triplets.second) * self.triplet_filter(basis)
-        heard = silu(self.up(sum_to(triplets.first, heard, len(messages))))
+        return silu(self.down(source)), filters
+
+    def received(self, messages: Tensor, sums: Tensor, filters: Tensor) -> Tensor:
+        """New messages from the sums over triplets, (n_edges, triplet_width)."""
+        heard = nn.functional.silu(self.up(sums))
         if self.radial_filter == "ji":
             heard = heard * filters
         updated: Tensor = self.update(messages, heard)
@@ -268,9 +283,44 @@ class DimeNetPlusPlus(DirectionalModel):
     def inference_request(self) -> GraphRequest:
         return replace(self.request, triplets=None, reverse=True)
 
+    def gpu_form(self) -> GpuForm | None:
+        return _OnGpu(self)
+
     def inference_form(self) -> InferenceForm | None:
         native = library()
         if native is None or self.request.cutoff <= SHORTEST_A or self.n_spherical > MAX_DEGREES:
             return None
         with torch.no_grad():
             return DimeNetPlusPlusInference(native, self)
+
+
+class _OnGpu:
+    """The network in torch's operations, each sum over triplets in one pass that needs no triplets.
+
+    What an edge hears is the sum over the other edges of its neighbour, seen from the edge that goes back:
+    P_l(−cos α) = (−1)^l P_l(cos α).
+    """
+
+    def __init__(self, model: DimeNetPlusPlus) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        factors = [(-1) ** l * math.sqrt(4.0 * math.pi / (2 * l + 1)) for l in range(model.n_spherical)]
+        self.layers: list[tuple[Interaction, Tensor]] = []
+        for layer in self.model.interactions:
+            assert isinstance(layer, Interaction)
+            weight = layer.triplet_filter.weight @ layer.triplet_basis.linear.weight
+            weight = weight.reshape(len(weight), *layer.triplet_basis.shape)
+            self.layers.append((layer, weight * weight.new_tensor(factors)[:, None]))
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        model = self.model
+        assert graph.reverse is not None
+        radial, spherical = model.radial_basis(graph.distances), model.spherical_basis(graph.distances)
+        units = graph.unit_vectors if model.true_gradient else graph.unit_vectors.detach()
+        first = first_edges(graph.center, graph.n_atoms)
+        messages: list[Tensor] = [model.embedding(radial, graph)]
+        for layer, weight in self.layers:
+            source, filters = layer.sent(messages[-1], radial)
+            of_degrees = torch.einsum("eln,fln->elf", spherical, weight) * source.unsqueeze(1)
+            sums = legendre_gather(of_degrees, units, first).index_select(0, graph.reverse)
+            messages.append(layer.received(messages[-1], sums, filters))
+        return model.outputs(messages, radial, graph, heads)

@@ -66,6 +66,7 @@ For liquids and solids take triplets, which also run faster on a CPU once traine
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,10 +78,12 @@ from torch import Tensor, nn
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
+from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.edge_states import AtomUpdate, EdgeEmbedding, EnergyReadout, ForceReadout
 from kinetograph.nn.efficient import (
     INV_SQRT_2,
+    AngularSum,
     Dense,
     EfficientBilinear,
     NeighborSum,
@@ -97,6 +100,7 @@ from kinetograph.nn.model import (
     COVARIANT,
     GRADIENT,
     Forces,
+    GpuForm,
     Head,
     InferenceForm,
     Model,
@@ -160,7 +164,7 @@ class Bases:
     """(n_edges, rbf_width) at ba."""
     triplet_circular: Tensor
     """(n_edges, n_angular, cbf_width) at ca."""
-    triplet_sum: NeighborSum
+    triplet_sum: NeighborSum | AngularSum
     """Over b."""
     quadruplets: QuadrupletBases | None
 
@@ -459,24 +463,28 @@ class GemNet(Model):
         return sum_to(graph.center, -strengths.unsqueeze(1) * graph.unit_vectors, graph.n_atoms)
 
     def _bases(self, graph: Graph) -> Bases:
-        assert graph.triplets is not None
         envelope = polynomial_envelope(graph.distances / self.cutoff, self.envelope_power)
         radial = self.bessel(graph.distances) * envelope.unsqueeze(1)
         spherical = self._spherical(graph.distances, self.cutoff)
         units = graph.unit_vectors
-        first, second = graph.triplets.first, graph.triplets.second
-        cosine = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)  # cos ∠cab
         return Bases(
             radial=radial,
             to_atoms=self.atom_radial(radial),
             to_readouts=self.shared_readout_radial(radial),
             triplet_radial=self.triplet_radial(radial),
             triplet_circular=self.triplet_circular(spherical),
-            triplet_sum=NeighborSum(zonal_harmonics(cosine, self.n_spherical), first, second, graph.n_edges),
+            triplet_sum=self._triplet_sum(graph, units),
             quadruplets=None
             if self.request.link_cutoff is None
             else self._quadruplet_bases(graph, units, radial, spherical),
         )
+
+    def _triplet_sum(self, graph: Graph, units: Tensor) -> NeighborSum | AngularSum:
+        if graph.triplets is None:  # a graph for running
+            return AngularSum(units, first_edges(graph.center, graph.n_atoms), self.n_spherical)
+        first, second = graph.triplets.first, graph.triplets.second
+        cosine = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)  # cos ∠cab
+        return NeighborSum(zonal_harmonics(cosine, self.n_spherical), first, second, graph.n_edges)
 
     def _spherical(self, distances: Tensor, cutoff: float) -> Tensor:
         """(n, n_spherical, n_radial): u(x) c^(−3/2) N_ln j_l(z_ln x), x = d/c."""
@@ -503,6 +511,9 @@ class GemNet(Model):
     @property
     def inference_request(self) -> GraphRequest:
         return self.request if self.quadruplets else replace(self.request, triplets=None)
+
+    def gpu_form(self) -> GpuForm | None:
+        return None if self.quadruplets else copy.deepcopy(self).requires_grad_(False)
 
     def inference_form(self) -> InferenceForm | None:
         native = library()

@@ -279,7 +279,12 @@ class DirectionalModel(Model):
         messages = [self.embedding(radial, graph)]
         for interaction in self.interactions:
             messages.append(interaction(messages[-1], radial, spherical, harmonics, graph.triplets))
+        return self.outputs(messages, radial, graph, heads)
 
+    def outputs(
+        self, messages: Sequence[Tensor], radial: Tensor, graph: Graph, heads: tuple[Head, ...]
+    ) -> Outputs:
+        """From the first messages and those of every interaction to what the heads say."""
         energies = forces = None
         if "conservative" in heads:
             blocks = zip(self.energy_head, messages, strict=True)
