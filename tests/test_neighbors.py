@@ -13,9 +13,12 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kinetograph import pairs
 from kinetograph.bonds import BondRule, find_bonds, molecules, separations, with_bonds
 from kinetograph.errors import UserError
 from kinetograph.graph import GraphRequest, build_graph, neighbors_for
+from kinetograph.kernels import cell_list
+from kinetograph.kernels.cell_list import edges_by_bins
 from kinetograph.neighbors import NeighborList, join
 from kinetograph.system import System, batch
 
@@ -49,6 +52,32 @@ def structures(draw: st.DrawFn) -> ase.Atoms:
 @given(atoms=structures(), cutoff=st.sampled_from([2.0, 4.5]))
 def test_pairs_equal_those_of_ase_in_any_cell(atoms: ase.Atoms, cutoff: float) -> None:
     assert pairs_of(NeighborList.build(System.from_ase(atoms), cutoff)) == ase_pairs(atoms, cutoff)
+
+
+def by_bins(systems: System, reach: float) -> tuple[torch.Tensor, ...]:
+    """The search that a GPU makes."""
+    where = (systems.positions, pairs._complete_cells(systems), systems.pbc, systems.atoms_per_system)
+    return edges_by_bins(*where, reach)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(some=st.lists(structures(), min_size=1, max_size=3), cutoff=st.sampled_from([2.0, 4.5]))
+def test_the_search_by_bins_finds_what_the_other_does(some: list[ase.Atoms], cutoff: float) -> None:
+    system = System.from_ase(some)
+    for ours, theirs in zip(by_bins(system, cutoff), pairs.edges_within(system, cutoff), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_search_by_bins_takes_portions(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A liquid of many bins beside a cluster in a vacuum that would have more of them than memory."""
+    cell = np.array([[21.0, 0, 0], [5.0, 20.0, 0], [-4.0, 3.0, 22.0]])
+    liquid = ase.Atoms("Ar500", scaled_positions=2.0 * rng.random((500, 3)) - 0.7, cell=cell, pbc=True)
+    cluster = ase.Atoms("Ar9", rng.random((9, 3)) * 1e5 + np.repeat([[0.0], [1e7], [2e7]], 3, axis=0) / 1e3)
+    system = System.from_ase([liquid, cluster])
+    expected = pairs.edges_within(system, 4.7)
+    for at_once in (1 << 24, 3000):
+        monkeypatch.setattr(cell_list, "CANDIDATES_AT_ONCE", at_once)
+        assert all(torch.equal(a, b) for a, b in zip(by_bins(system, 4.7), expected, strict=True))
 
 
 def test_pairs_equal_those_of_matscipy_in_a_large_triclinic_cell(rng: np.random.Generator) -> None:

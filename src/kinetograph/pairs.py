@@ -13,6 +13,7 @@ from vesin import NeighborList as VesinList
 
 from kinetograph import kernels
 from kinetograph.errors import UserError
+from kinetograph.kernels.cell_list import edges_by_bins
 from kinetograph.kernels.edges import pairs_within
 from kinetograph.system import System
 
@@ -30,8 +31,13 @@ def edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
     periodic = system.cell[system.pbc.all(dim=1)]
     if not bool(torch.isfinite(system.cell).all()) or bool((torch.linalg.det(periodic) == 0.0).any()):
         raise UserError("a cell is not finite or has no volume", where="pair search")
+    if system.device.type != "cpu":
+        cells = _complete_cells(system).to(system.device)
+        where = (system.positions.detach().double(), cells, system.pbc, system.atoms_per_system)
+        center, neighbor, shift = edges_by_bins(*where, reach)
+        return center, neighbor, shift.to(system.dtype)
     native = kernels.library()
-    if native is not None and system.device.type == "cpu":
+    if native is not None:
         center, neighbor, shift = pairs_within(
             native,
             system.positions.detach().double(),
@@ -46,10 +52,10 @@ def edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
 
 def _plain_edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, Tensor]:
     """The same by vesin, structure by structure."""
-    positions = system.positions.detach().double().cpu().numpy()
-    cells = system.cell.detach().double().cpu().numpy()
-    pbc = system.pbc.cpu().numpy()
-    counts = system.atoms_per_system.cpu().numpy()
+    positions = system.positions.detach().double().numpy()
+    cells = system.cell.detach().double().numpy()
+    pbc = system.pbc.numpy()
+    counts = system.atoms_per_system.numpy()
     search = VesinList(cutoff=reach, full_list=True)
     centers, neighbors, shifts = [], [], []
     offset = 0
@@ -66,11 +72,10 @@ def _plain_edges_within(system: System, reach: float) -> tuple[Tensor, Tensor, T
         neighbors.append(j[order] + offset)
         shifts.append(s[order])
         offset += int(count)
-    device = system.device
     return (
-        torch.as_tensor(np.concatenate(centers), device=device),
-        torch.as_tensor(np.concatenate(neighbors), device=device),
-        torch.as_tensor(np.concatenate(shifts), device=device).to(system.dtype),
+        torch.as_tensor(np.concatenate(centers)),
+        torch.as_tensor(np.concatenate(neighbors)),
+        torch.as_tensor(np.concatenate(shifts)).to(system.dtype),
     )
 
 
@@ -101,7 +106,7 @@ def _complete_cells(system: System) -> Tensor:
     cells = system.cell.detach().double()
     if bool(system.pbc.all()):
         return cells
-    pairs = zip(cells.numpy(), system.pbc.numpy(), strict=True)
+    pairs = zip(cells.cpu().numpy(), system.pbc.cpu().numpy(), strict=True)
     return torch.from_numpy(np.stack([complete_cell(cell * pbc[:, None]) for cell, pbc in pairs]))
 
 
