@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -14,9 +15,10 @@ from kinetograph.graph import Graph, build_graph
 from kinetograph.kernels.edges import forces_from_slopes
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
-from kinetograph.nn.model import GpuForm, Head, InferenceForm, Model, Outputs, check_choice
+from kinetograph.nn.model import GpuForm, Head, Inference, InferenceForm, Model, Outputs, check_choice
 from kinetograph.nn.segments import sum_to
 from kinetograph.potential import Potential, Prediction, from_energies, is_fitting, stress_of
+from kinetograph.space import SpaceOrder
 from kinetograph.system import System
 
 Precision = Literal["float32", "bfloat16"]
@@ -55,6 +57,8 @@ class LearnedPotential(Potential):
         self._weights: list[Tensor] | None = None
         self._form: InferenceForm | GpuForm | None = None
         self._form_version: tuple[tuple[int, int], ...] | None = None
+        self._ordered_list: NeighborList | None = None
+        self._space_order: SpaceOrder | None = None
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     @property
@@ -195,11 +199,31 @@ class LearnedPotential(Potential):
         by_geometry = system.positions.requires_grad or system.cell.requires_grad
         if form is None or by_geometry or system.device.type != "cpu":
             return None
-        graph = build_graph(system, neighbors, self.model.inference_request, dtype=torch.float32)
+        request = self.model.inference_request
+        space = None if request.reverse or request.triplets is not None else self._space(system, neighbors)
+        if space is not None:
+            system, neighbors = space.system(system), space.neighbors
+        try:
+            graph = build_graph(system, neighbors, request, dtype=torch.float32)
+        except UserError:
+            if space is None:
+                raise
+            return None  # the plain form says it with the numbers that atoms have outside
         with torch.no_grad():
             said = form(graph, heads)
         if said is None:
             return None
+        prediction = self._in_units(said, graph, system)
+        return prediction if space is None else _reordered(prediction, space.place)
+
+    def _space(self, system: System, neighbors: NeighborList) -> SpaceOrder | None:
+        """An order in which large structures are computed, made once for a list."""
+        if self._ordered_list is not neighbors:
+            self._ordered_list, self._space_order = neighbors, SpaceOrder.of(system, neighbors)
+        return self._space_order
+
+    def _in_units(self, said: Inference, graph: Graph, system: System) -> Prediction:
+        """What an inference form has said."""
         direct = None if said.forces is None else (said.forces * self.force_scale).to(system.dtype)
         energies = None if said.energies is None else self._in_eV(said.energies, system)
         if energies is None or said.slopes is None:
@@ -271,7 +295,8 @@ class LearnedPotential(Potential):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_weights": None, "_form": None, "_form_version": None}
+        nothing = ("_weights", "_form", "_form_version", "_ordered_list", "_space_order")
+        return {**self.__dict__, **dict.fromkeys(nothing)}
 
     def _in_eV(self, energies: Tensor, system: System) -> Tensor:
         energies = energies.double() * self.force_scale
@@ -311,6 +336,17 @@ class LearnedPotential(Potential):
         if kept is not None:
             self.reference_energies = kept.to(self.reference_energies.device)
         return self
+
+
+def _reordered(prediction: Prediction, place: Tensor) -> Prediction:
+    """What is known of each atom, in the order outside."""
+    energies, direct = prediction.atomic_energies, prediction.direct_forces
+    return replace(
+        prediction,
+        forces=prediction.forces[place],
+        atomic_energies=None if energies is None else energies[place],
+        direct_forces=None if direct is None else direct[place],
+    )
 
 
 def _forget(potential: LearnedPotential, _: object) -> None:

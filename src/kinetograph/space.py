@@ -1,0 +1,94 @@
+"""Atoms in an order in which those near in space are near in memory: what is gathered stays in cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kinetograph.neighbors import NeighborList
+from kinetograph.system import System
+
+FEWEST_ATOMS = 4000
+"""In a structure: fewer atoms lie in the cache of one core, in whatever order."""
+BOX_A = 6.0
+"""Edge of the boxes whose order is followed."""
+MOST_BOXES = 1 << 16
+"""Along a direction."""
+
+
+@dataclass(frozen=True)
+class SpaceOrder:
+    """An order of atoms, structure by structure, and a neighbour list in it.
+
+    The edges of an atom keep their own order, so that sums over them come out the same to the bit.
+    """
+
+    order: Tensor
+    """(n_atoms,) int64: which atom stands at each place."""
+    place: Tensor
+    """(n_atoms,) int64: the place of each atom."""
+    neighbors: NeighborList
+
+    @staticmethod
+    def of(system: System, neighbors: NeighborList) -> SpaceOrder | None:
+        """By where the atoms were when the list was made; ``None`` where no structure is large enough.
+
+        Structures smaller than ``FEWEST_ATOMS`` keep the order of their atoms, whatever else is in the batch.
+        """
+        counts = system.atoms_per_system
+        if not bool((counts >= FEWEST_ATOMS).any()):
+            return None
+        keys = torch.where((counts >= FEWEST_ATOMS)[system.system_index], _curve(system, neighbors), 0)
+        by_key = torch.argsort(keys, stable=True)
+        order = by_key[torch.argsort(system.system_index[by_key], stable=True)]
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        first = torch.searchsorted(
+            neighbors.center, torch.arange(system.n_atoms + 1, device=neighbors.center.device)
+        )
+        count = first.diff()[order]
+        center = torch.repeat_interleave(count, output_size=neighbors.n_edges)
+        moved = (first[:-1][order] - (count.cumsum(0) - count))[center]
+        edges = moved + torch.arange(neighbors.n_edges, device=moved.device)
+        types = neighbors.edge_types
+        in_order = replace(
+            neighbors,
+            center=center,
+            neighbor=place[neighbors.neighbor[edges]],
+            shift=neighbors.shift[edges],
+            positions=neighbors.positions[order],
+            edge_types=None if types is None else types[edges],
+        )
+        return SpaceOrder(order, place, in_order)
+
+    def system(self, system: System) -> System:
+        """Where atoms are and what they are, in this order; what else is known of them keeps its own."""
+        return replace(
+            system,
+            positions=system.positions[self.order],
+            atomic_numbers=system.atomic_numbers[self.order],
+        )
+
+
+def _curve(system: System, neighbors: NeighborList) -> Tensor:
+    """(n_atoms,) int64: number of an atom's box along Morton's curve.
+
+    G. M. Morton, IBM technical report (1966): the bits of a box's three numbers, in turns.
+    """
+    periodic = system.pbc[system.system_index]
+    positions = neighbors.positions.detach().double()
+    cells = neighbors.cell.detach().double()
+    whole = system.pbc.all(dim=1) & (torch.linalg.det(cells) != 0.0)
+    safe = torch.where(whole[:, None, None], cells, torch.eye(3, dtype=cells.dtype, device=cells.device))
+    fractional = torch.einsum("ni,nij->nj", positions, torch.linalg.inv(safe)[system.system_index])
+    lengths = torch.linalg.norm(safe, dim=2)[system.system_index]
+    inside = torch.where(periodic, fractional - torch.floor(fractional), fractional) * lengths
+    inside = inside - inside.amin(dim=0)
+    box = torch.floor(inside / BOX_A).clamp(max=MOST_BOXES - 1).long()
+    key = torch.zeros_like(box[:, 0])
+    for bit in range(MOST_BOXES.bit_length() - 1):
+        for axis in range(3):
+            key |= ((box[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return key
