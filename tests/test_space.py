@@ -31,7 +31,7 @@ def system(rng: np.random.Generator) -> System:
             [8, 1, 6] * (side**3 // 3) + [8] * (side**3 % 3), grid + rng.normal(0, 0.2, grid.shape)
         )
         atoms.set_cell(side * 2.6 * np.eye(3))
-        atoms.set_cell(atoms.cell + [[0, 0, 0], [skew, 0, 0], [0, 0, 0]], scale_atoms=True)
+        atoms.set_cell(atoms.cell.array + skew * np.eye(3, k=-1), scale_atoms=True)
         atoms.pbc = pbc
         return atoms[rng.permutation(len(atoms))]
 
@@ -123,7 +123,7 @@ def test_predictions_do_not_depend_on_the_order(
     assert model._space_order is None
     if not ours.conservative:
         assert torch.equal(ours.forces, theirs.forces)  # sums over an atom's edges are in their old order
-    else:  # those of the edges that push an atom are not, and torch's products feel in which row an atom stands
+    else:  # those of the edges that push an atom are not; torch's products feel in which row an atom stands
         size = 1e-6 if architecture == "schnet" else 1e-9
         torch.testing.assert_close(ours.forces, theirs.forces, rtol=size, atol=size)
         torch.testing.assert_close(ours.stress, theirs.stress, rtol=size, atol=size, equal_nan=True)
