@@ -70,6 +70,7 @@ DATA = {
         {"300 K": "3bpa/test_300K.extxyz.xz", "600 K": "3bpa/test_600K.extxyz.xz"},
         5.0,
         4,
+        n_neighbors=8,
     ),
     "lips": DataSet("lips/train.extxyz.xz", {"test": "lips/test.extxyz.xz"}, 5.0, 1, "lips/valid.extxyz.xz"),
     "water": DataSet(
