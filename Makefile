@@ -1,9 +1,10 @@
 # Every target sets up what it needs: one virtual environment in .venv, made once and used again.
 
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-ARGS   ?=
+PYTHON  ?= python3
+WORKERS ?= 2
+VENV    := .venv
+BIN     := $(VENV)/bin
+ARGS    ?=
 
 # Reference data for the tests marked `realdata`; they skip with a reason where there is none.
 ifeq ($(origin KINETOGRAPH_DATA),undefined)
@@ -114,14 +115,14 @@ types: $(VENV)/.ready-dev
 imports: $(VENV)/.ready-dev
 	@$(BIN)/lint-imports --no-logo
 
-# Two OpenMP threads on a shared core are far slower than one: tests run on one.
+# Two OpenMP threads on a shared core are far slower than one: tests run on one, in WORKERS processes.
 test test-all: export OMP_NUM_THREADS = 1
 
 test: $(VENV)/.ready-dev kernels chromium lint types imports
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(ARGS)
 
 test-all: $(VENV)/.ready-dev kernels chromium lint types imports docs
-	@$(BIN)/python -m pytest --timeout 1800 $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --timeout 1800 $(ARGS)
 
 docs: $(VENV)/.ready-dev
 	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
