@@ -10,7 +10,7 @@ import torch
 from kinetograph import kernels, space
 from kinetograph.bonds import with_bonds
 from kinetograph.errors import UserError
-from kinetograph.graph import neighbors_for
+from kinetograph.graph import GraphRequest, build_graph, neighbors_for
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
 from kinetograph.neighbors import NeighborList
@@ -63,23 +63,39 @@ def test_an_order_is_of_the_same_atoms_and_edges(system: System) -> None:
     assert torch.equal(system.system_index[found.order], system.system_index)  # structures stay together
     small = system.system_index % 2 == 0
     assert torch.equal(found.order[small], torch.arange(system.n_atoms)[small])
-    assert bool((found.neighbors.center.diff() >= 0).all())
 
-    def edges(center: torch.Tensor, neighbor: torch.Tensor, shift: torch.Tensor) -> set[tuple[int, ...]]:
-        return {tuple(row) for row in torch.stack([center, neighbor, *shift.long().T], dim=1).tolist()}
-
-    ours = found.neighbors
-    assert edges(neighbors.center, neighbors.neighbor, neighbors.shift) == edges(
-        found.order[ours.center], found.order[ours.neighbor], ours.shift
-    )
+    request = GraphRequest(cutoff=CUTOFF)
+    theirs = build_graph(system, neighbors, request)
+    graphs = [build_graph(system, neighbors, request, order=found)]
+    with kernels.plain_forms():
+        graphs.append(build_graph(system, neighbors, request, order=found))
+    for ours in graphs:
+        assert torch.equal(ours.atomic_numbers, system.atomic_numbers[found.order])
+        assert bool((ours.center.diff() >= 0).all())
+        by_atom = torch.argsort(found.order[ours.center], stable=True)  # an atom's edges keep their order
+        assert torch.equal(found.order[ours.center][by_atom], theirs.center)
+        assert torch.equal(found.order[ours.neighbor][by_atom], theirs.neighbor)
+        assert torch.equal(ours.edge_vectors[by_atom], theirs.edge_vectors)
+        torch.testing.assert_close(ours.distances[by_atom], theirs.distances, rtol=1e-15, atol=0.0)
 
 
 def test_near_in_space_is_near_in_memory(system: System) -> None:
     neighbors = NeighborList.build(system, CUTOFF)
     found = SpaceOrder.of(system, neighbors)
     assert found is not None
-    apart = (found.neighbors.center - found.neighbors.neighbor).abs().double().mean()
+    apart = (found.place[neighbors.center] - found.place[neighbors.neighbor]).abs().double().mean()
     assert apart < 0.6 * (neighbors.center - neighbors.neighbor).abs().double().mean()
+
+
+def test_what_is_built_on_edges_has_no_other_order(system: System) -> None:
+    neighbors = NeighborList.build(system, CUTOFF)
+    with pytest.raises(ValueError, match="only edges within a cutoff"):
+        build_graph(
+            system,
+            neighbors,
+            GraphRequest(cutoff=CUTOFF, reverse=True),
+            order=SpaceOrder.of(system, neighbors),
+        )
 
 
 def test_small_structures_are_left_alone(system: System) -> None:

@@ -13,6 +13,7 @@ from kinetograph.bonds import BondRule, with_bonds
 from kinetograph.errors import UserError
 from kinetograph.kernels.edges import edges_that_go_back, edges_within, nearest_edges
 from kinetograph.neighbors import NeighborList
+from kinetograph.space import SpaceOrder
 from kinetograph.system import System
 from kinetograph.triplets import Quadruplets, TripletKind, Triplets, quadruplets, reverse_edges, triplets
 
@@ -133,6 +134,7 @@ def build_graph(
     *,
     dtype: torch.dtype | None = None,
     differentiable: bool = False,
+    order: SpaceOrder | None = None,
 ) -> Graph:
     """Edges of the list that lie within the request's cutoff, with their vectors and distances.
 
@@ -141,13 +143,17 @@ def build_graph(
 
     Args:
         differentiable: make ``edge_vectors``, and the vectors of links, leaves that require gradients.
+        order: in which the atoms stand in the graph, for requests of edges within a cutoff and no more; those
+            of an atom keep their own order.
 
     Raises:
         UserError: two atoms coincide, or an atom has fewer than ``n_nearest`` neighbours.
     """
     dtype = dtype or system.dtype
+    if order is not None and (request.n_nearest is not None or request != request.edges_only()):
+        raise ValueError("only edges within a cutoff can be had in an order of their own")
     if request.n_nearest is None:
-        edges = _within(system, neighbors, request.cutoff, dtype)
+        edges = _within(system, neighbors, request.cutoff, dtype, order)
     else:  # who is nearest is decided by the distances before rounding
         edges = _within(system, neighbors, request.cutoff, system.dtype)
         edges = edges.at(_nearest(edges, system, request)).to(dtype)
@@ -179,7 +185,7 @@ def build_graph(
             links = Links(far.center, far.neighbor, *_leaf(far, differentiable))
     edge_vectors, distances = _leaf(edges, differentiable)
     return Graph(
-        atomic_numbers=system.atomic_numbers,
+        atomic_numbers=system.atomic_numbers if order is None else system.atomic_numbers[order.order],
         system_index=system.system_index,
         n_systems=system.n_systems,
         center=edges.center,
@@ -215,7 +221,13 @@ class _Edges:
         return replace(self, vectors=vectors, distances=torch.linalg.norm(vectors, dim=1))
 
 
-def _within(system: System, neighbors: NeighborList, cutoff: float, dtype: torch.dtype) -> _Edges:
+def _within(
+    system: System,
+    neighbors: NeighborList,
+    cutoff: float,
+    dtype: torch.dtype,
+    order: SpaceOrder | None = None,
+) -> _Edges:
     """The edges shorter than a cutoff; raises ``UserError`` where two atoms of the list coincide."""
     native = kernels.library()
     followed = system.positions.requires_grad or system.cell.requires_grad  # an energy of whole structures
@@ -228,6 +240,7 @@ def _within(system: System, neighbors: NeighborList, cutoff: float, dtype: torch
             None if system.n_systems == 1 else system.system_index,
             cutoff,
             dtype,
+            None if order is None else (order.order, order.place, order.first),
         )
         if found.shortest < COINCIDENT_A**2:
             edge = found.shortest_edge
@@ -245,6 +258,9 @@ def _within(system: System, neighbors: NeighborList, cutoff: float, dtype: torch
     squares = vectors.square().sum(dim=1)
     refuse_coincident(system, center, neighbor, squares)
     place = torch.nonzero(squares < cutoff**2)[:, 0]
+    if order is not None:
+        place = place[torch.argsort(order.place[center[place]], stable=True)]
+        center, neighbor = order.place[center], order.place[neighbor]
     vectors = vectors[place].to(dtype)
     return _Edges(place, center[place], neighbor[place], vectors, torch.linalg.norm(vectors, dim=1))
 

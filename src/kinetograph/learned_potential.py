@@ -125,7 +125,7 @@ class LearnedPotential(Potential):
             return fast
         if "conservative" not in heads:
             forces, energies = self._direct_outputs(system, neighbors)
-            energies = None if energies is None else self._in_eV(energies, system)
+            energies = None if energies is None else self._in_eV(energies, system.atomic_numbers)
             return Prediction(
                 forces=forces.to(system.dtype),
                 conservative=False,
@@ -141,7 +141,7 @@ class LearnedPotential(Potential):
             return from_energies(
                 system,
                 graph,
-                self._in_eV(outputs.energies, system),
+                self._in_eV(outputs.energies, system.atomic_numbers),
                 fitting=is_fitting(self),
                 direct_forces=None if direct is None else direct.to(system.dtype),
                 true_gradient=self.model.true_gradient,
@@ -200,15 +200,9 @@ class LearnedPotential(Potential):
         if form is None or by_geometry or system.device.type != "cpu":
             return None
         request = self.model.inference_request
-        space = None if request.reverse or request.triplets is not None else self._space(system, neighbors)
-        if space is not None:
-            system, neighbors = space.system(system), space.neighbors
-        try:
-            graph = build_graph(system, neighbors, request, dtype=torch.float32)
-        except UserError:
-            if space is None:
-                raise
-            return None  # the plain form says it with the numbers that atoms have outside
+        plain = request == request.edges_only() and request.n_nearest is None
+        space = self._space(system, neighbors) if plain else None
+        graph = build_graph(system, neighbors, request, dtype=torch.float32, order=space)
         with torch.no_grad():
             said = form(graph, heads)
         if said is None:
@@ -217,7 +211,7 @@ class LearnedPotential(Potential):
         return prediction if space is None else _reordered(prediction, space.place)
 
     def _space(self, system: System, neighbors: NeighborList) -> SpaceOrder | None:
-        """An order in which large structures are computed, made once for a list."""
+        """An order in which large structures are computed, chosen once for a list."""
         if self._ordered_list is not neighbors:
             self._ordered_list, self._space_order = neighbors, SpaceOrder.of(system, neighbors)
         return self._space_order
@@ -225,7 +219,7 @@ class LearnedPotential(Potential):
     def _in_units(self, said: Inference, graph: Graph, system: System) -> Prediction:
         """What an inference form has said."""
         direct = None if said.forces is None else (said.forces * self.force_scale).to(system.dtype)
-        energies = None if said.energies is None else self._in_eV(said.energies, system)
+        energies = None if said.energies is None else self._in_eV(said.energies, graph.atomic_numbers)
         if energies is None or said.slopes is None:
             assert direct is not None
             return Prediction(
@@ -298,9 +292,9 @@ class LearnedPotential(Potential):
         nothing = ("_weights", "_form", "_form_version", "_ordered_list", "_space_order")
         return {**self.__dict__, **dict.fromkeys(nothing)}
 
-    def _in_eV(self, energies: Tensor, system: System) -> Tensor:
+    def _in_eV(self, energies: Tensor, atomic_numbers: Tensor) -> Tensor:
         energies = energies.double() * self.force_scale
-        return energies + self.reference_energies[system.atomic_numbers]
+        return energies + self.reference_energies[atomic_numbers]
 
     def _plain_direct(self, graph: Graph) -> tuple[Tensor, Tensor | None]:
         outputs: Outputs = self.model(graph, ("direct",))

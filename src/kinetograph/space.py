@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.neighbors import NeighborList
 from kinetograph.system import System
 
@@ -20,16 +21,14 @@ MOST_BOXES = 1 << 16
 
 @dataclass(frozen=True)
 class SpaceOrder:
-    """An order of atoms, structure by structure, and a neighbour list in it.
-
-    The edges of an atom keep their own order, so that sums over them come out the same to the bit.
-    """
+    """An order of the atoms of a neighbour list, structure by structure."""
 
     order: Tensor
     """(n_atoms,) int64: which atom stands at each place."""
     place: Tensor
     """(n_atoms,) int64: the place of each atom."""
-    neighbors: NeighborList
+    first: Tensor
+    """(n_atoms + 1,) int64: the first edge of each atom in the list."""
 
     @staticmethod
     def of(system: System, neighbors: NeighborList) -> SpaceOrder | None:
@@ -37,39 +36,15 @@ class SpaceOrder:
 
         Structures smaller than ``FEWEST_ATOMS`` keep the order of their atoms, whatever else is in the batch.
         """
-        counts = system.atoms_per_system
-        if not bool((counts >= FEWEST_ATOMS).any()):
+        large = system.atoms_per_system >= FEWEST_ATOMS
+        if not bool(large.any()):
             return None
-        keys = torch.where((counts >= FEWEST_ATOMS)[system.system_index], _curve(system, neighbors), 0)
+        keys = torch.where(large[system.system_index], _curve(system, neighbors), 0)
         by_key = torch.argsort(keys, stable=True)
         order = by_key[torch.argsort(system.system_index[by_key], stable=True)]
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
-        first = torch.searchsorted(
-            neighbors.center, torch.arange(system.n_atoms + 1, device=neighbors.center.device)
-        )
-        count = first.diff()[order]
-        center = torch.repeat_interleave(count, output_size=neighbors.n_edges)
-        moved = (first[:-1][order] - (count.cumsum(0) - count))[center]
-        edges = moved + torch.arange(neighbors.n_edges, device=moved.device)
-        types = neighbors.edge_types
-        in_order = replace(
-            neighbors,
-            center=center,
-            neighbor=place[neighbors.neighbor[edges]],
-            shift=neighbors.shift[edges],
-            positions=neighbors.positions[order],
-            edge_types=None if types is None else types[edges],
-        )
-        return SpaceOrder(order, place, in_order)
-
-    def system(self, system: System) -> System:
-        """Where atoms are and what they are, in this order; what else is known of them keeps its own."""
-        return replace(
-            system,
-            positions=system.positions[self.order],
-            atomic_numbers=system.atomic_numbers[self.order],
-        )
+        return SpaceOrder(order, place, first_edges(neighbors.center, system.n_atoms))
 
 
 def _curve(system: System, neighbors: NeighborList) -> Tensor:

@@ -49,6 +49,13 @@ def pairs_within(
     return center, neighbor, shift
 
 
+class _Order(ctypes.Structure):
+    _fields_ = [
+        ("n_atoms", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("order", "place", "first")),
+    ]
+
+
 @dataclass(frozen=True)
 class ChosenEdges:
     """The edges of a list that lie within a cutoff, and the shortest of all."""
@@ -76,6 +83,7 @@ def edges_within(
     system_index: Tensor | None,
     cutoff: float,
     dtype: torch.dtype,
+    order: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> ChosenEdges:
     """The edges of a list that are shorter than the cutoff.
 
@@ -86,9 +94,12 @@ def edges_within(
         cells: (n_systems, 3, 3) float64.
         system_index: (n_atoms,) int64; ``None``: a single structure.
         dtype: float32 or float64, of the result.
+        order: the atom at each place, the place of each atom, (n_atoms,) each, and the first edge of each
+            atom, (n_atoms + 1,): centres, neighbours and the order of edges are those of the places.
     """
     require(torch.float64, shift, positions, cells)
-    require(torch.int64, center, neighbor, system_index)
+    require(torch.int64, center, neighbor, system_index, *(order or ()))
+    native = None if order is None else _Order(len(positions), *(x.contiguous().data_ptr() for x in order))
     n_edges = len(center)
     whole = torch.empty(3, n_edges + 1, dtype=torch.int64)
     vectors, distances = torch.empty(n_edges + 1, 3, dtype=dtype), torch.empty(n_edges + 1, dtype=dtype)
@@ -99,6 +110,7 @@ def edges_within(
         *(center, neighbor, shift, positions.contiguous(), cells.contiguous()),
         system_index,
         ctypes.byref(ctypes.c_double(cutoff)),
+        None if native is None else ctypes.byref(native),
         *whole,
         vectors,
         distances,

@@ -3,35 +3,48 @@
 
 namespace {
 
+// An order of atoms: ``order`` has the atom at each place, ``place`` the place of each atom, ``first`` (n_atoms + 1,)
+// where the edges of each atom begin in the list.
+struct Order {
+    int64_t n_atoms;
+    const int64_t *order, *place, *first;
+};
+
 template <typename Real>
 int64_t edges_within(int64_t n_edges, const int64_t* center, const int64_t* neighbor, const double* shift,
                      const double* positions, const double* cells, const int64_t* system_index, double cutoff,
-                     int64_t* chosen, int64_t* new_center, int64_t* new_neighbor, Real* vectors, Real* distances,
-                     double* nearest, int64_t* nearest_edge) {
+                     const Order* order, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor, Real* vectors,
+                     Real* distances, double* nearest, int64_t* nearest_edge) {
     const double limit = cutoff * cutoff;
     int64_t n = 0;
     double least = 1e300;
-    for (int64_t e = 0; e < n_edges; ++e) {
-        const int64_t i = center[e], j = neighbor[e];
-        const double *s = shift + 3 * e, *ri = positions + 3 * i, *rj = positions + 3 * j;
-        const double* h = cells + (system_index ? 9 * system_index[i] : 0);
-        double r[3];
-        for (int c = 0; c < 3; ++c) r[c] = (rj[c] - ri[c]) + (s[0] * h[c] + s[1] * h[3 + c] + s[2] * h[6 + c]);
-        const double square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
-        if (square < least) {
-            least = square;
-            *nearest_edge = e;
+    // Without an order all edges are one stretch; with one, those of each atom are.
+    const int64_t n_stretches = order ? order->n_atoms : 1;
+    for (int64_t stretch = 0; stretch < n_stretches; ++stretch) {
+        const int64_t begin = order ? order->first[order->order[stretch]] : 0;
+        const int64_t end = order ? order->first[order->order[stretch] + 1] : n_edges;
+        for (int64_t e = begin; e < end; ++e) {
+            const int64_t i = center[e], j = neighbor[e];
+            const double *s = shift + 3 * e, *ri = positions + 3 * i, *rj = positions + 3 * j;
+            const double* h = cells + (system_index ? 9 * system_index[i] : 0);
+            double r[3];
+            for (int c = 0; c < 3; ++c) r[c] = (rj[c] - ri[c]) + (s[0] * h[c] + s[1] * h[3 + c] + s[2] * h[6 + c]);
+            const double square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
+            if (square < least) {
+                least = square;
+                *nearest_edge = e;
+            }
+            chosen[n] = e;
+            new_center[n] = order ? stretch : i;
+            new_neighbor[n] = order ? order->place[j] : j;
+            Real length = 0;
+            for (int c = 0; c < 3; ++c) {
+                vectors[3 * n + c] = Real(r[c]);
+                length += vectors[3 * n + c] * vectors[3 * n + c];
+            }
+            distances[n] = Real(__builtin_sqrt(length));
+            n += square < limit;  // the next edge takes the place of one that is too long
         }
-        chosen[n] = e;
-        new_center[n] = i;
-        new_neighbor[n] = j;
-        Real length = 0;
-        for (int c = 0; c < 3; ++c) {
-            vectors[3 * n + c] = Real(r[c]);
-            length += vectors[3 * n + c] * vectors[3 * n + c];
-        }
-        distances[n] = Real(__builtin_sqrt(length));
-        n += square < limit;  // the next edge takes the place of one that is too long
     }
     *nearest = least;
     return n;
@@ -89,20 +102,20 @@ int64_t kg_nearest_edges(int64_t n_edges, const int64_t* center, const double* d
 
 // The edges closer than the cutoff: how many; which, with their ends, vectors and distances; and of all edges
 // the square of the shortest with its number. Outputs have room for one more than n_edges. ``system_index`` is
-// null for a single structure.
+// null for a single structure, ``order`` where atoms keep theirs.
 int64_t kg_edges_within_float(int64_t n, const int64_t* center, const int64_t* neighbor, const double* shift,
                               const double* positions, const double* cells, const int64_t* system_index,
-                              const double* cutoff, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor,
+                              const double* cutoff, const Order* order, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor,
                               float* vectors, float* distances, double* nearest, int64_t* nearest_edge) {
-    return edges_within(n, center, neighbor, shift, positions, cells, system_index, *cutoff, chosen, new_center,
+    return edges_within(n, center, neighbor, shift, positions, cells, system_index, *cutoff, order, chosen, new_center,
                         new_neighbor, vectors, distances, nearest, nearest_edge);
 }
 
 int64_t kg_edges_within_double(int64_t n, const int64_t* center, const int64_t* neighbor, const double* shift,
                                const double* positions, const double* cells, const int64_t* system_index,
-                               const double* cutoff, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor,
+                               const double* cutoff, const Order* order, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor,
                                double* vectors, double* distances, double* nearest, int64_t* nearest_edge) {
-    return edges_within(n, center, neighbor, shift, positions, cells, system_index, *cutoff, chosen, new_center,
+    return edges_within(n, center, neighbor, shift, positions, cells, system_index, *cutoff, order, chosen, new_center,
                         new_neighbor, vectors, distances, nearest, nearest_edge);
 }
 
