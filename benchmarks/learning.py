@@ -2,6 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/learning.py run --data DATA --out OUT --cells '3bpa/painn*'
     python benchmarks/learning.py table
+    OMP_NUM_THREADS=1 python benchmarks/learning.py long --data DATA --out OUT --cells 'mlearn_Cu/*'
+    python benchmarks/learning.py long-table
 
 ``run`` trains each cell for ``--minutes`` of processor time on one core and adds its result to
 ``benchmarks/learning.json``; cells that are there already are left out, so a run that was stopped goes
@@ -10,6 +12,10 @@ on, and two runs with different ``--cells`` can share the work. ``table`` prints
 The number of steps is chosen beforehand, from the processor time of some steps after warm-up, so that
 the learning rate falls to its end within the budget. Of large test sets every n-th frame is used, at
 most 400.
+
+``long`` trains one model of each kind of force for as long as it improves: for ``--minutes``, then anew for
+twice as long, until the validation error falls by less than a twentieth or ``--most-minutes`` are reached. A
+training that was stopped goes on; results are in ``benchmarks/learning_long.json``.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from typing import Any
 
 import ase.io
 import torch
+import yaml
 
 from kinetograph import model_file
 from kinetograph.config import check_config
@@ -38,6 +45,7 @@ from kinetograph.training.fit import TrainResult, train
 from kinetograph.training.module import ForceTraining
 
 RESULTS = Path(__file__).with_name("learning.json")
+LONG_RESULTS = Path(__file__).with_name("learning_long.json")
 MAX_TEST_FRAMES = 400
 N_VALIDATIONS = 4
 
@@ -82,6 +90,29 @@ DATA = {
     ),
     "Cu": DataSet("mlearn_Cu/train.extxyz.xz", {"test": "mlearn_Cu/test.extxyz"}, 5.0, 2),
 }
+
+
+MLEARN = ("Ni", "Cu", "Li", "Mo", "Si", "Ge")
+LONG_DATA = {
+    "3bpa": DATA["3bpa"],
+    **{
+        f"mlearn_{name}": DataSet(
+            f"mlearn_{name}/train.extxyz.xz", {"test": f"mlearn_{name}/test.extxyz"}, 5.0, 2
+        )
+        for name in MLEARN
+    },
+}
+PUBLISHED = {
+    "Ni": ((0.42, 0.02), (0.48, 0.01)),
+    "Cu": ((0.46, 0.01), (0.41, 0.01)),
+    "Li": ((0.49, 0.01), (0.49, 0.01)),
+    "Mo": ((2.24, 0.09), (2.83, 0.09)),
+    "Si": ((2.91, 0.07), (2.21, 0.06)),
+    "Ge": ((2.06, 0.05), (1.79, 0.05)),
+}
+"""Test MAE of GAP and MTP, energies in meV/atom and forces in eV/Å (Zuo et al., J. Phys. Chem. A, 2020)."""
+ENOUGH = 0.95
+"""A training of twice the time goes on where the validation error is below this part of the last one."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +178,12 @@ ROWS = {
 """Laptop sizes: some 64 features and three layers; options that are not named are the preset's."""
 
 
+LONG_ROWS = {
+    "painn direct": Row("painn", {"width": 96}, training=_FAST),
+    "painn conservative": Row("painn-energy", {"width": 96}, training={**_FAST, "energy_weight": 1.0}),
+}
+
+
 def settings(row: Row, data: DataSet, files: dict[str, Path], max_steps: int) -> Any:
     """The training configuration of a cell."""
     options = dict(row.options)
@@ -173,9 +210,9 @@ def settings(row: Row, data: DataSet, files: dict[str, Path], max_steps: int) ->
     )
 
 
-def prepare(name: str, folder: Path, root: Path) -> dict[str, Path]:
+def prepare(name: str, data: DataSet, folder: Path, root: Path) -> dict[str, Path]:
     """Training, validation and test files of a data set, thinned and split where need be."""
-    data, out = DATA[name], folder / "data" / name
+    out = folder / "data" / name
     out.mkdir(parents=True, exist_ok=True)
     files = {"train": root / data.train, "valid": root / (data.valid or "")}
     if data.valid is None:
@@ -231,10 +268,48 @@ def train_for(
     return train(config, run, overwrite=True, progress=False), step_s
 
 
+def trained_so_long(
+    minutes: float, row: Row, data: DataSet, files: dict[str, Path], run: Path
+) -> tuple[TrainResult, float]:
+    """As :func:`train_for`, but a training that was stopped goes on."""
+    planned = run / "config.yaml"
+    if not planned.exists():
+        return train_for(minutes, row, data, files, run, None)
+    config = check_config(yaml.safe_load(planned.read_text()), str(planned))
+    return train(config, run, resume=True, progress=False), seconds_per_step(config)
+
+
+def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path, root: Path) -> None:
+    """Train a cell for longer and longer, and keep every result."""
+    row, data = LONG_ROWS[row_name], LONG_DATA[name]
+    files = prepare(name, data, folder, root)
+    last: float | None = None
+    while minutes <= most:
+        known = [
+            r for r in load(LONG_RESULTS) if (r["data"], r["row"], r["minutes"]) == (name, row_name, minutes)
+        ]
+        if not known:
+            run = folder / f"long-{name}-{row_name}-{minutes:g}"
+            began = time.process_time()
+            result, step_s = trained_so_long(minutes, row, data, files, run)
+            record = {
+                **described(name, row_name, row, data, minutes, result, step_s, time.process_time() - began),
+                "tests": tested(result, row, data, files),
+                "valid_force_mae_meV_per_A": 1000.0 * result.valid_force_mae_eV_per_A,
+            }
+            known = [record]
+            store(record, LONG_RESULTS, ("data", "row", "minutes"))
+            print(f"{name}/{row_name}, {minutes:g} min", json.dumps(record["tests"]), flush=True)
+        now = known[0]["valid_force_mae_meV_per_A"]
+        if last is not None and now > ENOUGH * last:
+            return
+        last, minutes = now, 2.0 * minutes
+
+
 def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path) -> dict[str, Any]:
     """Train and test one cell."""
     row, data = ROWS[row_name], DATA[name]
-    files = prepare(name, folder, root)
+    files = prepare(name, data, folder, root)
     run = folder / f"{name}-{row_name}"
     began = time.process_time()
     first = None
@@ -243,6 +318,14 @@ def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path)
     share = 1.0 if first is None else 0.5
     result, step_s = train_for(share * minutes, row, data, files, run, first and first.model)
     cpu_s = time.process_time() - began
+    return {
+        **described(name, row_name, row, data, minutes, result, step_s, cpu_s),
+        "tests": tested(result, row, data, files),
+    }
+
+
+def tested(result: TrainResult, row: Row, data: DataSet, files: dict[str, Path]) -> dict[str, Any]:
+    """Errors on every test set."""
     potential = model_file.load(result.model)
     held_out = {test: read_frames(files[f"test {test}"]) for test in data.tests}
     tests: dict[str, dict[str, float | None]] = {}
@@ -259,6 +342,20 @@ def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path)
         potential.use_forces("direct")
         for test, frames in held_out.items():
             tests[test]["direct_force_mae_meV_per_A"] = 1000.0 * evaluate(potential, frames).forces.mae
+    return tests
+
+
+def described(
+    name: str,
+    row_name: str,
+    row: Row,
+    data: DataSet,
+    minutes: float,
+    result: TrainResult,
+    step_s: float,
+    cpu_s: float,
+) -> dict[str, Any]:
+    """What a result was made of."""
     return {
         "data": name,
         "row": row_name,
@@ -272,7 +369,6 @@ def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path)
         "steps": result.steps,
         "ms_per_step": 1000.0 * step_s,
         "cpu_s": cpu_s,
-        "tests": tests,
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip(),
@@ -281,17 +377,17 @@ def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path)
     }
 
 
-def store(record: dict[str, Any]) -> None:
-    """Add a result to the file of results; two runs may do so at once."""
-    with RESULTS.with_suffix(".lock").open("w") as lock:
+def store(record: dict[str, Any], path: Path = RESULTS, keys: tuple[str, ...] = ("data", "row")) -> None:
+    """Add a result to a file, in the place of the one with these keys; two runs may do so at once."""
+    with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        records = [r for r in load() if (r["data"], r["row"]) != (record["data"], record["row"])]
-        RESULTS.write_text(json.dumps([*records, record], indent=1) + "\n")
+        records = [r for r in load(path) if any(r[key] != record[key] for key in keys)]
+        path.write_text(json.dumps([*records, record], indent=1) + "\n")
 
 
-def load() -> list[dict[str, Any]]:
+def load(path: Path = RESULTS) -> list[dict[str, Any]]:
     """The results so far."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def table() -> str:
@@ -322,36 +418,77 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def long_table() -> str:
+    """The longest training of each cell, with GAP's and MTP's published errors, as Markdown."""
+    lines = [
+        "| data | model | parameters | minutes | test | forces, meV/Å | energy, meV/atom | GAP, MTP |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    records = load(LONG_RESULTS)
+    for name in LONG_DATA:
+        for row in LONG_ROWS:
+            own = [r for r in records if (r["data"], r["row"]) == (name, row)]
+            if not own:
+                continue
+            r = max(own, key=lambda record: record["minutes"])
+            published = PUBLISHED.get(name.removeprefix("mlearn_"))
+            others = "" if published is None else ", ".join(f"{1000 * f:.0f} / {e}" for e, f in published)
+            for test, t in r["tests"].items():
+                energy = t["energy_mae_meV_per_atom"]
+                energy = "" if energy is None else f"{energy:.2f}"
+                lines.append(
+                    f"| {name} | {row} | {r['n_parameters']:,} | {r['minutes']:g} | {test} "
+                    f"| {t['force_mae_meV_per_A']:.1f} | {energy} | {others} |"
+                )
+    return "\n".join(lines)
+
+
+def cells(rows: dict[str, Row], data: dict[str, DataSet], chosen: str) -> list[tuple[str, str]]:
+    """Data set and row of the cells that one of the patterns fits."""
+    return [
+        (name, row)
+        for name in data
+        for row in rows
+        if any(fnmatch.fnmatch(f"{name}/{row}", pattern) for pattern in chosen.split(","))
+    ]
+
+
 def main() -> None:
-    """Run cells, or print the table."""
+    """Run cells, or print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="train and test cells")
-    run.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    run.add_argument("--out", type=Path, required=True, help="where runs go")
     run.add_argument("--minutes", type=float, default=5.0)
-    run.add_argument(
-        "--cells", default="*", help="which, as DATA/ROW with wildcards, such as 'ethanol/painn*'"
-    )
     run.add_argument("--again", action="store_true", help="also cells that have a result")
-    verbs.add_parser("table", help="print the results")
+    long = verbs.add_parser("long", help="train for as long as it improves")
+    long.add_argument("--minutes", type=float, default=15.0, help="of the first training")
+    long.add_argument("--most-minutes", type=float, default=120.0, help="of the last one at most")
+    for verb in (run, long):
+        verb.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+        verb.add_argument("--out", type=Path, required=True, help="where runs go")
+        verb.add_argument(
+            "--cells", default="*", help="which, as DATA/ROW with wildcards, such as 'ethanol/painn*'"
+        )
+    verbs.add_parser("table", help="print the results of run")
+    verbs.add_parser("long-table", help="print the results of long")
     arguments = parser.parse_args()
     if arguments.verb == "table":
         print(table())
-        return
-    for name in DATA:
-        for row in ROWS:
-            cell = f"{name}/{row}"
+    elif arguments.verb == "long-table":
+        print(long_table())
+    elif arguments.verb == "long":
+        for name, row in cells(LONG_ROWS, LONG_DATA, arguments.cells):
+            run_long(*(name, row, arguments.minutes, arguments.most_minutes, arguments.out, arguments.data))
+    else:
+        for name, row in cells(ROWS, DATA, arguments.cells):
             done = {(r["data"], r["row"]) for r in load()}
-            if not any(fnmatch.fnmatch(cell, p) for p in arguments.cells.split(",")):
-                continue
             if (name, row) in done and not arguments.again:
                 continue
             record = run_cell(name, row, arguments.minutes, arguments.out, arguments.data)
             store(record)
-            print(cell, json.dumps(record["tests"]), f"{record['steps']} steps", flush=True)
+            print(f"{name}/{row}", json.dumps(record["tests"]), f"{record['steps']} steps", flush=True)
 
 
 if __name__ == "__main__":
