@@ -75,9 +75,17 @@ def test_the_search_by_bins_takes_portions(rng: np.random.Generator, monkeypatch
     cluster = ase.Atoms("Ar9", rng.random((9, 3)) * 1e5 + np.repeat([[0.0], [1e7], [2e7]], 3, axis=0) / 1e3)
     system = System.from_ase([liquid, cluster])
     expected = pairs.edges_within(system, 4.7)
-    for at_once in (1 << 24, 3000):
+    for at_once in (1 << 22, 3000):
         monkeypatch.setattr(cell_list, "CANDIDATES_AT_ONCE", at_once)
         assert all(torch.equal(a, b) for a, b in zip(by_bins(system, 4.7), expected, strict=True))
+
+
+def test_the_search_by_bins_sorts_atoms_that_are_many_cells_apart() -> None:
+    """One whole number of 64 bits does not hold centre, neighbour and shift of these."""
+    atoms = ase.Atoms("Ar2", [[0.1, 0.1, 0.1], [1.1 + 5e6, 0.1 + 5e6, 0.1 + 5e6]], cell=[5.0] * 3, pbc=True)
+    system = System.from_ase(atoms)
+    for ours, theirs in zip(by_bins(system, 3.0), pairs.edges_within(system, 3.0), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_pairs_equal_those_of_matscipy_in_a_large_triclinic_cell(rng: np.random.Generator) -> None:

@@ -57,8 +57,8 @@ class LearnedPotential(Potential):
         self._weights: list[Tensor] | None = None
         self._form: InferenceForm | GpuForm | None = None
         self._form_version: tuple[tuple[int, int], ...] | None = None
-        self._ordered_list: NeighborList | None = None
-        self._space_order: SpaceOrder | None = None
+        self._ordered: tuple[NeighborList | None, SpaceOrder | None] = (None, None)
+        """A list, and the order chosen for it: one attribute, since threads may share a potential."""
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     @property
@@ -212,9 +212,11 @@ class LearnedPotential(Potential):
 
     def _space(self, system: System, neighbors: NeighborList) -> SpaceOrder | None:
         """An order in which large structures are computed, chosen once for a list."""
-        if self._ordered_list is not neighbors:
-            self._ordered_list, self._space_order = neighbors, SpaceOrder.of(system, neighbors)
-        return self._space_order
+        known, order = self._ordered
+        if known is not neighbors:
+            order = SpaceOrder.of(system, neighbors)
+            self._ordered = neighbors, order
+        return order
 
     def _in_units(self, said: Inference, graph: Graph, system: System) -> Prediction:
         """What an inference form has said."""
@@ -261,7 +263,9 @@ class LearnedPotential(Potential):
 
     def _form_by(self, make: Callable[[], InferenceForm | GpuForm | None]) -> InferenceForm | GpuForm | None:
         """A form for running, made anew when the weights have changed."""
-        switched_off = torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu")
+        switched_off = torch.is_inference_mode_enabled() or torch.is_autocast_enabled(
+            self.force_scale.device.type
+        )
         if self.training or self.compiled or switched_off or self.dtype != torch.float32:
             return None
         if self._weights is None:
@@ -289,8 +293,8 @@ class LearnedPotential(Potential):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        nothing = ("_weights", "_form", "_form_version", "_ordered_list", "_space_order")
-        return {**self.__dict__, **dict.fromkeys(nothing)}
+        nothing = dict.fromkeys(("_weights", "_form", "_form_version"))
+        return {**self.__dict__, **nothing, "_ordered": (None, None)}
 
     def _in_eV(self, energies: Tensor, atomic_numbers: Tensor) -> Tensor:
         energies = energies.double() * self.force_scale

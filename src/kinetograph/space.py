@@ -52,15 +52,19 @@ def _curve(system: System, neighbors: NeighborList) -> Tensor:
 
     G. M. Morton, IBM technical report (1966): the bits of a box's three numbers, in turns.
     """
-    periodic = system.pbc[system.system_index]
-    positions = neighbors.positions.detach().double()
+    positions, index = neighbors.positions.detach().double(), system.system_index
     cells = neighbors.cell.detach().double()
+    # Atoms of a crystal are put back into its cell. Elsewhere they are taken where they are.
     whole = system.pbc.all(dim=1) & (torch.linalg.det(cells) != 0.0)
     safe = torch.where(whole[:, None, None], cells, torch.eye(3, dtype=cells.dtype, device=cells.device))
-    fractional = torch.einsum("ni,nij->nj", positions, torch.linalg.inv(safe)[system.system_index])
-    lengths = torch.linalg.norm(safe, dim=2)[system.system_index]
-    inside = torch.where(periodic, fractional - torch.floor(fractional), fractional) * lengths
-    inside = inside - inside.amin(dim=0)
+    fractional = torch.einsum("ni,nij->nj", positions, torch.linalg.inv(safe)[index])
+    inside = torch.where(whole[index].unsqueeze(1), fractional - torch.floor(fractional), fractional)
+    inside = inside * torch.linalg.norm(safe, dim=2)[index]
+    # From each structure's own lowest corner: nobody's order depends on who else is there.
+    lowest = inside.new_zeros(system.n_systems, 3).scatter_reduce(
+        0, index.unsqueeze(1).expand(-1, 3), inside, "amin", include_self=False
+    )
+    inside = inside - lowest[index]
     box = torch.floor(inside / BOX_A).clamp(max=MOST_BOXES - 1).long()
     key = torch.zeros_like(box[:, 0])
     for bit in range(MOST_BOXES.bit_length() - 1):

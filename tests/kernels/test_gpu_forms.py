@@ -1,10 +1,11 @@
 """Forms for a GPU against the plain forward pass in double precision.
 
-They run here on a CPU, with the plain forms of the operators.
+Without a GPU they run on a CPU, with the plain forms of the operators.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from forms import batch, error, model, predict
 from kinetograph import kernels
 from kinetograph.graph import neighbors_for
 from kinetograph.learned_potential import LearnedPotential
+from kinetograph.potential import Prediction
 
 DIMENET = {"width": 16, "n_layers": 2, "triplet_width": 8, "readout_width": 16, "readout_init": "glorot"}
 GEMNET = {
@@ -46,14 +48,23 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Single precision is asked of the form for a GPU."""
+    """Single precision is asked of the form for a GPU, whether this is one or not."""
     monkeypatch.setattr(LearnedPotential, "_runs_on_gpu", True)
     monkeypatch.setattr(kernels, "triton_kernels", lambda: True)
 
 
+DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"]
+
+
+def on_cpu(prediction: Prediction) -> Prediction:
+    values = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
+    return Prediction(**{k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in values.items()})
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("architecture", "forces", "options"), CASES, ids=str)
 def test_a_form_for_a_gpu_says_what_the_model_says(
-    architecture: str, forces: str, options: dict[str, Any]
+    architecture: str, forces: str, options: dict[str, Any], device: str
 ) -> None:
     fast = model(architecture, forces, **options)
     exact = model(architecture, forces, double=True, **options)
@@ -63,7 +74,8 @@ def test_a_form_for_a_gpu_says_what_the_model_says(
     system = batch()
     if options.get("n_neighbors") == 2:
         system = type(system).from_ase([system.to_ase()[k] for k in (0, 1, 3)])
-    ours, theirs = predict(fast, system, also_direct=True), predict(exact, system, also_direct=True)
+    ours = on_cpu(predict(fast.to(device), system.to(device), also_direct=True))
+    theirs = predict(exact, system, also_direct=True)
     assert error(ours.forces, theirs.forces) < 2e-5
     for name in ("energy", "stress", "direct_forces"):
         assert (getattr(ours, name) is None) == (getattr(theirs, name) is None)

@@ -36,6 +36,7 @@ from kinetograph.kernels.operators.painn_message import (
     painn_message_by_atoms,
     painn_message_by_edges,
 )
+from kinetograph.kernels.operators.register import contiguous
 from kinetograph.kernels.spline import spline_table
 
 CUTOFF = 3.5
@@ -66,15 +67,18 @@ class Edges:
         return torch.tensor([pairs.index((j, i)) for i, j in pairs])
 
 
+def cluster(n_atoms: int) -> Edges:
+    generator = torch.Generator().manual_seed(3)
+    positions = 1.4 * torch.randn(n_atoms, 3, generator=generator, dtype=torch.float64)
+    positions[2], positions[-1] = 30.0, -40.0
+    near = (torch.cdist(positions, positions) < CUTOFF + 0.4) & ~torch.eye(n_atoms, dtype=torch.bool)
+    i, j = torch.nonzero(near, as_tuple=True)
+    return Edges(n_atoms, i, j, positions[j] - positions[i], first_edges(i, n_atoms))
+
+
 @pytest.fixture
 def edges() -> Edges:
-    generator = torch.Generator().manual_seed(3)
-    n = 11
-    positions = 1.4 * torch.randn(n, 3, generator=generator, dtype=torch.float64)
-    positions[2], positions[10] = 30.0, -40.0
-    near = (torch.cdist(positions, positions) < CUTOFF + 0.4) & ~torch.eye(n, dtype=torch.bool)
-    i, j = torch.nonzero(near, as_tuple=True)
-    return Edges(n, i, j, positions[j] - positions[i], first_edges(i, n))
+    return cluster(11)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -264,18 +268,26 @@ def on_gpu_or_interpreted(name: str) -> Any:
     return importlib.import_module(f"kinetograph.kernels.gpu.{name}")
 
 
-def single(value: Any) -> Any:
+def single(value: Any, device: str) -> Any:
     """In single precision, where the kernels run."""
     if isinstance(value, list):
-        return [single(x) for x in value]
+        return [single(x, device) for x in value]
     if not isinstance(value, Tensor):
         return value
-    value = value.float() if value.is_floating_point() else value
-    return value.cuda() if torch.cuda.is_available() else value
+    return (value.float() if value.is_floating_point() else value).to(device)
 
 
-def check(kernel: Any, operator: Any, arguments: tuple[Any, ...], tolerance: float = 2e-5) -> None:
-    ours, exact = kernel(*single(list(arguments))), operator(*arguments)
+DEVICES = [
+    pytest.param("cuda", marks=pytest.mark.gpu),
+    pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="not interpreted here")),
+]
+"""Where there is a GPU the kernels are compiled for it, elsewhere they are interpreted."""
+
+
+def check(
+    kernel: Any, operator: Any, arguments: tuple[Any, ...], device: str, tolerance: float = 2e-5
+) -> None:
+    ours, exact = kernel(*single(list(arguments), device)), operator(*arguments)
     pairs = zip(ours, exact, strict=True) if isinstance(exact, tuple) else [(ours, exact)]
     for mine, true in pairs:
         assert mine.shape == true.shape
@@ -283,52 +295,128 @@ def check(kernel: Any, operator: Any, arguments: tuple[Any, ...], tolerance: flo
             assert float((mine.double().cpu() - true).abs().max()) <= tolerance * float(true.abs().max())
 
 
-@pytest.mark.parametrize("name", ["continuous"])
-def test_kernels_of_continuous_filters(name: str, edges: Edges) -> None:
-    gpu = on_gpu_or_interpreted("continuous_filter")
-    operator, arguments, _ = calls(edges)[name]
-    check(gpu.convolved, operator, arguments)
-    by_y = random(edges.n_atoms, 5, seed=4)
-    slopes = (arguments[0], by_y, *arguments[1:])
-    check(gpu.slopes_of_distances, continuous_filter_slopes, slopes, tolerance=1e-4)
+@dataclass(frozen=True)
+class Size:
+    """Of features, and of the graph: one block of everything, or several with a part left over."""
+
+    n_atoms: int
+    width: int
+    n_hidden: int
+    n_in: int
 
 
-@pytest.mark.parametrize("name", ["painn", "painn, first layer"])
-def test_kernels_of_painn(name: str, edges: Edges) -> None:
-    gpu = on_gpu_or_interpreted("painn_message")
-    operator, arguments, _ = calls(edges)[name]
-    check(gpu.messages, operator, arguments)
-    back = (random(edges.n_atoms, 5, seed=4), random(edges.n_atoms, 3, 5, seed=5), *arguments)
-    check(gpu.by_atoms, painn_message_by_atoms, back)
-    check(gpu.by_edges, painn_message_by_edges, back, tolerance=1e-4)
+SIZES = [Size(11, 5, 6, 4), Size(20, 70, 40, 37)]
+SLOWER = [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.slow)]
+"""For those that the interpreter takes half a minute for."""
 
 
-@pytest.mark.parametrize("name", ["gated", "gated, all"])
-def test_kernels_of_gated_sums(name: str, edges: Edges) -> None:
-    gpu = on_gpu_or_interpreted("gated_sum")
-    operator, arguments, _ = calls(edges)[name]
-    check(gpu.summed, operator, arguments)
-    by_y = random(len(edges.center), 3, seed=4)
-    check(gpu.by_first, gated_sum_by_first, (by_y, *arguments[:6]))
-    check(gpu.by_second, gated_sum_by_second, (by_y, *arguments))
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_kernels_of_continuous_filters(size: Size, device: str) -> None:
+    gpu, edges = on_gpu_or_interpreted("continuous_filter"), cluster(size.n_atoms)
+    rows, _ = table(size.width)
+    x, by_y = random(size.n_atoms, size.width), random(size.n_atoms, size.width, seed=4)
+    where = (rows.rows, rows.start, rows.per_length, edges.first, edges.neighbor)
+    check(gpu.convolved, continuous_filter, (x, edges.distances, *where), device)
+    slopes = (x, by_y, edges.distances, *where)
+    check(gpu.slopes_of_distances, continuous_filter_slopes, slopes, device, tolerance=1e-4)
 
 
-def test_kernels_of_legendre_sums(edges: Edges) -> None:
-    gpu = on_gpu_or_interpreted("legendre_sum")
-    for name, kernel in (("spread", gpu.spread), ("gather", gpu.gathered)):
-        operator, arguments, _ = calls(edges)[name]
-        check(kernel, operator, arguments)
-    e = len(edges.center)
-    slopes = (random(e, 5, 3), random(e, 3, seed=1), edges.units, edges.first)
-    check(gpu.slopes_of_units, legendre_slopes, slopes)
-    with pytest.raises(ValueError, match="room for 16"):
-        gpu.spread(torch.zeros(1, 4), torch.zeros(1, 3), torch.tensor([0, 1]), 17)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("first_layer", [False, True])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_kernels_of_painn(size: Size, first_layer: bool, device: str) -> None:
+    gpu, edges, f = on_gpu_or_interpreted("painn_message"), cluster(size.n_atoms), size.width
+    tables = [table(3 * f, seed=k)[0] for k in range(2)]
+    types = None if first_layer else (edges.center + edges.neighbor) % 2
+    arguments = (
+        *(random(size.n_atoms, 3 * f), None if first_layer else random(size.n_atoms, 3, f, seed=1)),
+        *(edges.vectors, types, torch.stack([t.rows for t in tables])),
+        *(tables[0].start, tables[0].per_length, edges.first, edges.neighbor),
+    )
+    check(gpu.messages, painn_message, arguments, device)
+    back = (random(size.n_atoms, f, seed=4), random(size.n_atoms, 3, f, seed=5), *arguments)
+    check(gpu.by_atoms, painn_message_by_atoms, back, device)
+    check(gpu.by_edges, painn_message_by_edges, back, device, tolerance=1e-4)
 
 
-@pytest.mark.parametrize("name", ["conditional", "conditional, no factors"])
-def test_kernels_of_conditional_filters(name: str, edges: Edges) -> None:
-    gpu = on_gpu_or_interpreted("conditional_filter")
-    operator, arguments, _ = calls(edges)[name]
-    check(gpu.summed, operator, arguments)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("size", SLOWER, ids=str)
+def test_kernels_of_gated_sums(size: Size, everything: bool, device: str) -> None:
+    gpu, edges = on_gpu_or_interpreted("gated_sum"), cluster(size.n_atoms)
+    e, f = len(edges.center), size.width
+    arguments = (
+        *(random(e, 2 * f), random(e, 2 * f, seed=1)),
+        *((None, None) if everything else (random(e, seed=2), edges.way_back)),
+        *(edges.first, edges.neighbor, *incoming_edges(edges.neighbor, size.n_atoms)),
+    )
+    by_y = random(e, f, seed=4)
+    check(gpu.summed, gated_sum, arguments, device)
+    check(gpu.by_first, gated_sum_by_first, (by_y, *arguments[:6]), device)
+    check(gpu.by_second, gated_sum_by_second, (by_y, *arguments), device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", SLOWER, ids=str)
+def test_kernels_of_legendre_sums(size: Size, device: str) -> None:
+    gpu, edges = on_gpu_or_interpreted("legendre_sum"), cluster(size.n_atoms)
+    e, where = len(edges.center), (edges.units, edges.first)
+    wide, narrow = random(e, 5, size.width), random(e, size.width, seed=1)
+    check(gpu.spread, legendre_spread, (narrow, *where, 5), device)
+    check(gpu.gathered, legendre_gather, (wide, *where), device)
+    check(gpu.slopes_of_units, legendre_slopes, (wide, narrow, *where), device)
+    assert gpu.spread(torch.zeros(1, 4), torch.zeros(1, 3), torch.tensor([0, 1]), 17) is NotImplemented
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_kernels_of_conditional_filters(size: Size, layers: int, device: str) -> None:
+    gpu, edges = on_gpu_or_interpreted("conditional_filter"), cluster(size.n_atoms)
+    n, e, h, k = size.n_atoms, len(edges.center), size.n_hidden, size.n_in
+    weights = [
+        random(h, k) / k**0.5,
+        *[random(h, h, seed=2) / h**0.5] * (layers - 2),
+        random(h, h, seed=3) / h**0.5,
+    ]
+    nodes = (random(n, h), random(n, h, seed=1), random(n, h, seed=2))
+    arguments = (
+        *(random(e, k), *nodes, random(e, seed=3) if layers == 3 else None, weights),
+        *([random(len(w), seed=7 + i) for i, w in enumerate(weights)], edges.first, edges.neighbor),
+    )
+    check(gpu.summed, conditional_filter, arguments, device)
     wide = (*arguments[:5], [torch.zeros(256, 4)], *arguments[6:])
     assert gpu.summed(*wide) is NotImplemented  # left to torch
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_whether_triton_runs_is_found_by_trial(device: str) -> None:
+    assert on_gpu_or_interpreted("probe").works()
+
+
+# ---- what an operator does with what it is given --------------------------------------------------------
+
+
+def test_shapes_without_values_have_the_strides_of_values(edges: Edges) -> None:
+    """Also of what is not contiguous."""
+    _, arguments, _ = calls(edges)["continuous"]
+    turned = arguments[0].T.contiguous().T.requires_grad_(True)
+    torch.library.opcheck(continuous_filter, (turned, *arguments[1:]))
+
+
+def test_kernels_are_given_contiguous_tensors() -> None:
+    turned = torch.zeros(3, 4).T
+    given = contiguous([turned, 1, None, (turned,)])
+    assert given[0].is_contiguous()
+    assert given[1:3] == [1, None]
+    assert given[3][0].is_contiguous()
+
+
+def test_nobody_waits_in_vain_for_derivatives_by_a_table(edges: Edges) -> None:
+    for name, place in (("continuous", 2), ("painn", 4)):
+        operator, arguments, _ = calls(edges)[name]
+        given = list(arguments)
+        given[place] = given[place].clone().requires_grad_(True)
+        with pytest.raises(ValueError, match="tables are for running"):
+            operator(*given)

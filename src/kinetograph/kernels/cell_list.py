@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CANDIDATES_AT_ONCE = 1 << 24
+CANDIDATES_AT_ONCE = 1 << 22
 """Pairs that are looked at together, to bound memory."""
 MOST_BINS = 1 << 20
 """Along a direction, so that numbers of bins stay whole numbers of 64 bits."""
@@ -108,7 +108,10 @@ class _Bins:
         rank = torch.arange(len(looked), device=count.device) - (count.cumsum(0) - count)[looked]
         i, j = centers[looked // len(self.around)], self.order[begin.flatten()[looked] + rank]
         shift = image.flatten(0, 1)[looked] - self.turns[j] + self.turns[i]
-        offset = torch.einsum("ei,eij->ej", shift.to(self.positions), self.cells[self.system[i]])
+        if len(self.cells) == 1:
+            offset = shift.to(self.positions) @ self.cells[0]
+        else:
+            offset = torch.einsum("ei,eij->ej", shift.to(self.positions), self.cells[self.system[i]])
         squares = ((self.positions[j] - self.positions[i]) + offset).square().sum(dim=1)
         kept = (squares < self.reach**2) & ((i != j) | (shift != 0).any(dim=1))
         return i[kept], j[kept], shift[kept]
@@ -129,4 +132,7 @@ def _canonical_order(center: Tensor, neighbor: Tensor, shift: Tensor, n_atoms: i
     span = shift.amax(dim=0) - lowest + 1
     moved = shift - lowest
     image = (moved[:, 0] * span[1] + moved[:, 1]) * span[2] + moved[:, 2]
-    return torch.argsort((center * n_atoms + neighbor) * span.prod() + image)
+    # One key of all three would not always be a whole number of 64 bits.
+    by_image = torch.argsort(image)
+    pair = center * n_atoms + neighbor
+    return by_image[torch.argsort(pair[by_image], stable=True)]

@@ -99,7 +99,12 @@ def edges_within(
     """
     require(torch.float64, shift, positions, cells)
     require(torch.int64, center, neighbor, system_index, *(order or ()))
-    native = None if order is None else _Order(len(positions), *(x.contiguous().data_ptr() for x in order))
+    native = None
+    if order is not None:
+        if [len(x) for x in order] != [len(positions), len(positions), len(positions) + 1]:
+            raise ValueError("the order is not of these atoms")
+        order = (order[0].contiguous(), order[1].contiguous(), order[2].contiguous())
+        native = _Order(len(positions), *(x.data_ptr() for x in order))
     n_edges = len(center)
     whole = torch.empty(3, n_edges + 1, dtype=torch.int64)
     vectors, distances = torch.empty(n_edges + 1, 3, dtype=dtype), torch.empty(n_edges + 1, dtype=dtype)

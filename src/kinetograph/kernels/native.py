@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,8 +155,21 @@ def choice() -> Choice:
 
 def triton_kernels() -> bool:
     """Whether a GPU may run the operators' Triton kernels, and the forms of models that are made of them."""
-    asked_plain = os.environ.get("KINETOGRAPH_KERNELS") == "plain"
-    return not _switched_off and not asked_plain and find_spec("triton") is not None
+    return not _switched_off and _triton_works()
+
+
+@cache
+def _triton_works() -> bool:
+    if os.environ.get("KINETOGRAPH_KERNELS") == "plain" or find_spec("triton") is None:
+        return False
+    try:
+        from kinetograph.kernels.gpu.probe import works
+
+        return works()
+    except Exception as error:  # a missing compiler, a device that Triton does not know …
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"Triton cannot run here, plain forms do: {first_line}", UserWarning, stacklevel=2)
+        return False
 
 
 @contextmanager

@@ -15,7 +15,7 @@ BLOCK_E = 16
 BLOCK_K = 32
 """Inputs of a product at a time."""
 WIDEST = 128
-"""Of a layer: its weights, and what comes out of it, stay in the memory of one multiprocessor."""
+"""Of a layer: a whole matrix of weights is read into the memory of a multiprocessor."""
 
 
 @triton.jit
@@ -93,6 +93,8 @@ def summed(
         WEIGHTED=factors is not None,
         BLOCK_E=BLOCK_E,
         BLOCK_K=BLOCK_K,
-        PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        num_stages=1,  # more matrices at a time than one are more than most devices hold
+        num_warps=8,
     )
     return sums[:, :width].contiguous()

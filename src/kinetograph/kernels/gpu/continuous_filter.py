@@ -20,7 +20,7 @@ def _convolved(
     x, distances, rows, start, per_length, n_rows, first, neighbor, y,
     F: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
-    atom = tl.program_id(0)
+    atom = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     begin, end = tl.load(first + atom), tl.load(first + atom + 1)
     total = tl.zeros((BLOCK_F,), dtype=tl.float32)
@@ -40,7 +40,7 @@ def _slopes(
     x, by_y, distances, rows, start, per_length, n_rows, first, neighbor, by_distances,
     F: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
-    atom = tl.program_id(0)
+    atom = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(first + atom), tl.load(first + atom + 1)
     for block in range(begin, end, BLOCK_E):
         e = block + tl.arange(0, BLOCK_E)

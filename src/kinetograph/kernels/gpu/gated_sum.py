@@ -14,12 +14,16 @@ BLOCK_F = 64
 
 
 @triton.jit
-def _parts(of_first, of_second, e, other, f, D, mask):
-    """σ(a + b) and tanh(a′ + b′) of one e with many e′, or of one e′ with many e: (edges, features)."""
-    openness = tl.load(of_first + e * (2 * D) + f, mask=mask, other=0.0)
-    openness += tl.load(of_second + other * (2 * D) + f, mask=mask, other=0.0)
-    core = tl.load(of_first + e * (2 * D) + D + f, mask=mask, other=0.0)
-    core += tl.load(of_second + other * (2 * D) + D + f, mask=mask, other=0.0)
+def _parts(lone, lone_edge, many, many_edges, f, D, known):
+    """σ(a + b) and tanh(a′ + b′) of one edge with many: (edges, features).
+
+    Each load has a mask of its pointers' own shape: not every Triton widens the one to the other.
+    """
+    own = lone + lone_edge * (2 * D) + f
+    theirs = many + many_edges[:, None] * (2 * D) + f[None, :]
+    mask = known[:, None] & (f < D)[None, :]
+    openness = tl.load(own, mask=f < D, other=0.0)[None, :] + tl.load(theirs, mask=mask, other=0.0)
+    core = tl.load(own + D, mask=f < D, other=0.0)[None, :] + tl.load(theirs + D, mask=mask, other=0.0)
     return tl.sigmoid(openness), 2.0 * tl.sigmoid(2.0 * core) - 1.0
 
 
@@ -40,7 +44,7 @@ def _summed(
         if SPARED:
             known = known & (other != tl.load(left_out + e))
         mask = known[:, None] & (f < D)[None, :]
-        s, t = _parts(of_first, of_second, e, other[:, None], f[None, :], D, mask)
+        s, t = _parts(of_first, e, of_second, other, f, D, known)
         gate = tl.where(mask, s * t, 0.0)
         if WEIGHTED:
             gate *= tl.load(factors + other, mask=known, other=0.0)[:, None]
@@ -66,7 +70,7 @@ def _by_first(
         if SPARED:
             known = known & (other != tl.load(left_out + e))
         mask = known[:, None] & (f < D)[None, :]
-        s, t = _parts(of_first, of_second, e, other[:, None], f[None, :], D, mask)
+        s, t = _parts(of_first, e, of_second, other, f, D, known)
         w = tl.where(mask, 1.0, 0.0)
         if WEIGHTED:
             w *= tl.load(factors + other, mask=known, other=0.0)[:, None]
@@ -98,7 +102,7 @@ def _by_second(
             if SPARED:
                 known = known & (tl.load(left_out + e, mask=known, other=-1) != other)
             mask = known[:, None] & (f < D)[None, :]
-            s, t = _parts(of_first, of_second, e[:, None], other, f[None, :], D, mask)
+            s, t = _parts(of_second, other, of_first, e, f, D, known)
             g = tl.load(by_y + e[:, None] * D + f[None, :], mask=mask, other=0.0)
             of_factor += tl.sum(g * s * t, axis=1)
             of_gate += tl.sum(g * s * (1.0 - s) * t, axis=0)

@@ -128,15 +128,15 @@ def _slopes(
 
 
 def _sizes(n_l: int, width: int) -> dict[str, int]:
-    if n_l > MAX_DEGREES:
-        raise ValueError(f"{n_l} polynomials, but kernels have room for {MAX_DEGREES}")
     block_f = max(16, min(BLOCK_F, triton.next_power_of_2(width)))
     return {"N_L": n_l, "F": width, "BLOCK_E": BLOCK_E, "BLOCK_F": block_f, "BLOCK_L": MAX_DEGREES}
 
 
 def spread(x: Tensor, units: Tensor, first: Tensor, n_l: int) -> Tensor:
-    """As the operator, in single precision."""
+    """As the operator, in single precision; more polynomials than there are columns are left to torch."""
     n_edges, width = x.shape
+    if n_l > MAX_DEGREES:
+        return NotImplemented  # type: ignore[no-any-return]
     y, sizes = x.new_empty(n_edges, n_l, width), _sizes(n_l, width)
     grid = (n_edges, triton.cdiv(width, sizes["BLOCK_F"]))
     _spread[grid](x.contiguous(), units.contiguous(), centers(first, n_edges), first, y, **sizes)
@@ -144,8 +144,10 @@ def spread(x: Tensor, units: Tensor, first: Tensor, n_l: int) -> Tensor:
 
 
 def gathered(x: Tensor, units: Tensor, first: Tensor) -> Tensor:
-    """As the operator, in single precision."""
+    """As the operator, in single precision; more polynomials than there are columns are left to torch."""
     n_edges, n_l, width = x.shape
+    if n_l > MAX_DEGREES:
+        return NotImplemented  # type: ignore[no-any-return]
     y, sizes = x.new_empty(n_edges, width), _sizes(n_l, width)
     grid = (n_edges, triton.cdiv(width, sizes["BLOCK_F"]))
     _gathered[grid](x.contiguous(), units.contiguous(), centers(first, n_edges), first, y, **sizes)
@@ -153,8 +155,10 @@ def gathered(x: Tensor, units: Tensor, first: Tensor) -> Tensor:
 
 
 def slopes_of_units(wide: Tensor, narrow: Tensor, units: Tensor, first: Tensor) -> Tensor:
-    """As the operator, in single precision."""
+    """As the operator, in single precision; more polynomials than there are columns are left to torch."""
     n_edges, n_l, width = wide.shape
+    if n_l > MAX_DEGREES:
+        return NotImplemented  # type: ignore[no-any-return]
     by_units = torch.empty_like(units, memory_format=torch.contiguous_format)
     _slopes[(n_edges,)](
         *(

@@ -35,7 +35,7 @@ def _messages(
     phi, vectors, edge_vectors, types, rows, start, per_length, n_rows, first, neighbor, to_s, to_v,
     F: tl.constexpr, TYPED: tl.constexpr, MOVED: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
-    atom = tl.program_id(0)
+    atom = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     begin, end = tl.load(first + atom), tl.load(first + atom + 1)
     s = tl.zeros((BLOCK_F,), dtype=tl.float32)
@@ -74,7 +74,7 @@ def _by_atoms(
     by_phi, by_vectors,
     F: tl.constexpr, TYPED: tl.constexpr, MOVED: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
-    atom = tl.program_id(0)
+    atom = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     begin, end = tl.load(first + atom), tl.load(first + atom + 1)
     of_s = tl.zeros((BLOCK_F,), dtype=tl.float32)
@@ -119,7 +119,7 @@ def _by_edges(
     by_s, by_v, phi, vectors, edge_vectors, types, rows, start, per_length, n_rows, first, neighbor, by_edges,
     F: tl.constexpr, TYPED: tl.constexpr, MOVED: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
-    atom = tl.program_id(0)
+    atom = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(first + atom), tl.load(first + atom + 1)
     for block in range(begin, end, BLOCK_E):
         e = block + tl.arange(0, BLOCK_E)

@@ -59,7 +59,7 @@ def _network(
 
 @conditional_filter.register_fake
 def _(edges: Tensor, sources: Tensor, targets: Tensor, values: Tensor, *_others: Any) -> Tensor:
-    return torch.empty_like(values)
+    return values.new_empty(values.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kinetograph.kernels.operators.edges import centers, looked_up
-from kinetograph.kernels.operators.register import edge_operator
+from kinetograph.kernels.operators.register import edge_operator, refuse_trained
 
 
 @edge_operator("continuous_filter.convolved")
@@ -54,16 +54,17 @@ def continuous_filter_slopes(
 
 @continuous_filter.register_fake
 def _(x: Tensor, *_others: Any) -> Tensor:
-    return torch.empty_like(x)
+    return x.new_empty(x.shape)
 
 
 @continuous_filter_slopes.register_fake
 def _(x: Tensor, by_y: Tensor, distances: Tensor, *_others: Any) -> Tensor:
-    return torch.empty_like(distances)
+    return distances.new_empty(distances.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, distances, rows, ctx.start, ctx.per_length, first, neighbor = inputs
+    refuse_trained(rows)
     ctx.save_for_backward(x, distances, rows, first, neighbor)
 
 

@@ -126,12 +126,12 @@ def _(of_first: Tensor, *_others: Any) -> Tensor:
 
 @gated_sum_by_first.register_fake
 def _(by_y: Tensor, of_first: Tensor, *_others: Any) -> Tensor:
-    return torch.empty_like(of_first)
+    return of_first.new_empty(of_first.shape)
 
 
 @gated_sum_by_second.register_fake
 def _(by_y: Tensor, of_first: Tensor, of_second: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(of_second), by_y.new_empty(by_y.shape[0])
+    return of_second.new_empty(of_second.shape), by_y.new_empty(by_y.shape[0])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -108,7 +108,7 @@ def _(x: Tensor, units: Tensor, first: Tensor) -> Tensor:
 
 @legendre_slopes.register_fake
 def _(wide: Tensor, narrow: Tensor, units: Tensor, first: Tensor) -> Tensor:
-    return torch.empty_like(units)
+    return units.new_empty(units.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

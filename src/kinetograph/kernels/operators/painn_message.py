@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kinetograph.kernels.operators.edges import centers, looked_up
-from kinetograph.kernels.operators.register import edge_operator
+from kinetograph.kernels.operators.register import edge_operator, refuse_trained
 
 
 @edge_operator("painn_message.messages")
@@ -152,18 +152,19 @@ def _(phi: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
 def _(
     by_s: Tensor, by_v: Tensor, phi: Tensor, vectors: Tensor | None, *_others: Any
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(phi), by_v.new_empty(0) if vectors is None else torch.empty_like(vectors)
+    return phi.new_empty(phi.shape), by_v.new_empty(0) if vectors is None else torch.empty_like(vectors)
 
 
 @painn_message_by_edges.register_fake
 def _(
     by_s: Tensor, by_v: Tensor, phi: Tensor, vectors: Tensor | None, edge_vectors: Tensor, *_others: Any
 ) -> Tensor:
-    return torch.empty_like(edge_vectors)
+    return edge_vectors.new_empty(edge_vectors.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     phi, vectors, edge_vectors, types, rows, ctx.start, ctx.per_length, first, neighbor = inputs
+    refuse_trained(rows)
     ctx.save_for_backward(phi, vectors, edge_vectors, types, rows, first, neighbor)
 
 

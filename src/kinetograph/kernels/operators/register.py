@@ -7,7 +7,10 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
+
+from kinetograph.kernels.native import triton_kernels
 
 
 def edge_operator(kernel: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
@@ -15,7 +18,8 @@ def edge_operator(kernel: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 
     Args:
         kernel: what runs on a GPU where the first argument is in single precision, as ``module.function`` of
-            ``kernels/gpu``; the plain form does otherwise, and where that gives ``NotImplemented``.
+            ``kernels/gpu``; the plain form does otherwise, and where that gives ``NotImplemented`` or needs
+            more than the device has.
     """
     module, function = kernel.split(".")
 
@@ -26,11 +30,33 @@ def edge_operator(kernel: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 
         @operator.register_kernel("cuda")
         def on_gpu(*arguments: Any) -> Any:
-            if arguments[0].dtype != torch.float32:
+            if arguments[0].dtype != torch.float32 or not triton_kernels():
                 return plain(*arguments)
-            found = getattr(import_module(f"kinetograph.kernels.gpu.{module}"), function)(*arguments)
+            from triton.runtime.errors import OutOfResources
+
+            run = getattr(import_module(f"kinetograph.kernels.gpu.{module}"), function)
+            with torch.cuda.device(arguments[0].device):  # Triton asks which one is current
+                try:
+                    found = run(*(contiguous(x) for x in arguments))
+                except OutOfResources:
+                    found = NotImplemented
             return plain(*arguments) if found is NotImplemented else found
 
         return operator
 
     return decorate
+
+
+def contiguous(argument: Any) -> Any:
+    """A tensor, or a sequence of them, as kernels see memory; anything else as it is."""
+    if isinstance(argument, Tensor):
+        return argument.contiguous()
+    if isinstance(argument, list | tuple):
+        return [contiguous(x) for x in argument]
+    return argument
+
+
+def refuse_trained(rows: Tensor) -> None:
+    """Raise ``ValueError`` where somebody would wait in vain for a derivative by a table."""
+    if rows.requires_grad:
+        raise ValueError("tables are for running: there are no derivatives by them")
