@@ -11,7 +11,7 @@ from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.neighbors import NeighborList
 from kinetograph.system import System
 
-FEWEST_ATOMS = 4000
+FEWEST_ATOMS = 8000
 """In a structure: fewer atoms lie in the cache of one core, in whatever order."""
 BOX_A = 6.0
 """Edge of the boxes whose order is followed."""
