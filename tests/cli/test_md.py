@@ -37,6 +37,14 @@ def energy_model(argon_config: dict[str, Any], tmp_path_factory: pytest.TempPath
     return train(check_config(config, "test"), tmp_path_factory.mktemp("both") / "run", progress=False).model
 
 
+@pytest.fixture(scope="module")
+def sum_model(argon_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same beside a repulsive core."""
+    both = {"preset": "painn-both", "cutoff_A": 6.0, "width": 8, "n_layers": 1, "add": {"zbl": {}}}
+    config = check_config({**argon_config, "model": both}, "test")
+    return train(config, tmp_path_factory.mktemp("sum") / "run", progress=False).model
+
+
 def of(run: Run, *words: object) -> dict[str, Any]:
     code, out, err = run("md", *words, "--steps", "8", "--every", "4", "--timestep-fs", "2")
     assert code == 0, err
@@ -158,6 +166,11 @@ def test_two_force_models(run: Run, argon_model: Path, energy_model: Path, start
     for index, inner in enumerate((argon_model, "direct")):
         record = of(run, *words, "--inner", inner, "--ratio", "4", "--out", "a.h5", *["--overwrite"][:index])
         assert record["drift_K"] is not None
+
+
+def test_the_direct_forces_of_a_sum_stand_inside_it(run: Run, sum_model: Path, start: Path) -> None:
+    words = (sum_model, start, "--ensemble", "nve", "--initial-temperature-K", "60", "--out", "a.h5")
+    assert of(run, *words, "--inner", "direct", "--ratio", "4")["drift_K"] is not None
 
 
 def test_a_guard_stops_one_replica_and_the_exit_code_says_so(

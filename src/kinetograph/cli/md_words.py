@@ -224,12 +224,11 @@ def make_forces(
             cheap.use_compiler()
         return TwoForces(cheap, model_file.load(model, device=device), ratio)
     both = model_file.load(model, device=device)
-    if not isinstance(both, LearnedPotential):
-        raise UserError(
-            "only the direct forces of one model alone can stand inside, not of an ensemble or a sum",
-            where=str(model),
-            mend="Give --inner a model of its own.",
-        )
+    if not isinstance(both, LearnedPotential):  # a sum or an ensemble: what is added stands inside too
+        cheap = model_file.load(model, device=device, forces="direct")
+        if compiled:
+            cheap.use_compiler()
+        return TwoForces(cheap, both, ratio)
     pair = TwoForces.of_heads(both, ratio)
     if compiled and isinstance(pair.inner, LearnedPotential):
         pair.inner.use_compiler()
