@@ -30,6 +30,7 @@ help:
 	@echo "make clean     remove what was built; .venv stays"
 	@echo
 	@echo "PYTHON=python3.12 picks the interpreter of a new virtual environment (3.11 or newer)."
+	@echo "WORKERS=4 runs the tests in so many processes (2)."
 
 # ------------------------------------------------------------------------------------------- the virtual environment
 
