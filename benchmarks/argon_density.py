@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,7 @@ json.dump({"version": engine.version(), "volumes": volumes}, open(sys.argv[2], "
 """
 
 
-def lammps_run(python: Path, n_steps: int) -> tuple[str, list[float]]:
+def lammps_run(python: Path, n_steps: int) -> list[float]:
     """The same by LAMMPS, with the time constants of MTK's."""
     lattice = float(start().cell[0, 0]) / 4
     bath, piston = THERMOSTAT_FS / units.PS_IN_FS, BAROSTAT_FS / units.PS_IN_FS
@@ -132,7 +134,7 @@ def lammps_run(python: Path, n_steps: int) -> tuple[str, list[float]]:
         create_box 1 box
         create_atoms 1 box
         mass 1 {float(start().get_masses()[0])!r}
-        displace_atoms all random 0.2 0.2 0.2 7
+        displace_atoms all random 0.2 0.2 0.2 7 units box
         pair_style lj/cut {CUTOFF_SIGMA * ARGON_SIGMA_A!r}
         pair_coeff 1 1 {EPSILON_EV!r} {ARGON_SIGMA_A!r}
         pair_modify shift yes tail no
@@ -147,7 +149,9 @@ def lammps_run(python: Path, n_steps: int) -> tuple[str, list[float]]:
         program.write_text(LAMMPS_PROGRAM)
         subprocess.run([python, program, given, found], check=True)
         result = json.loads(found.read_text())
-    return f"LAMMPS {result['version']}, fix npt", result["volumes"]
+    print(f"LAMMPS {result['version']}", file=sys.stderr)
+    volumes: list[float] = result["volumes"]
+    return volumes
 
 
 def main() -> None:
@@ -170,23 +174,22 @@ def main() -> None:
         pressure_time_constant_fs=BAROSTAT_FS,
         compressibility_per_bar=2e-4,
     )
-    runs = {
-        "kinetograph, MTK": kinetograph(atoms, mtk, n_steps),
-        "kinetograph, stochastic cell rescaling": kinetograph(atoms, rescaling, n_steps),
-        f"OpenMM {openmm.__version__}, Monte Carlo": openmm_run(atoms, n_steps),
+    runs: dict[str, Callable[[], list[float]]] = {
+        "kinetograph, MTK": lambda: kinetograph(atoms, mtk, n_steps),
+        "kinetograph, stochastic cell rescaling": lambda: kinetograph(atoms, rescaling, n_steps),
+        f"OpenMM {openmm.__version__}, Monte Carlo": lambda: openmm_run(atoms, n_steps),
     }
     if arguments.lammps is not None:
-        name, volumes = lammps_run(arguments.lammps, n_steps)
-        runs[name] = volumes
+        python = arguments.lammps
+        runs = {"LAMMPS, fix npt": lambda: lammps_run(python, n_steps), **runs}
     print("| | density, g/cm³ | standard deviation of the volume, Å³ |")
     print("|---|---|---|")
     grams = atoms.get_masses().sum() * 1.66053906660  # amu/Å³ in g/cm³
-    for name, values in runs.items():
-        kept = np.array(values[arguments.skip // EVERY :])
+    for name, run in runs.items():
+        kept = np.array(run()[arguments.skip // EVERY :])
         density = series_statistics(grams / kept)
-        print(
-            f"| {name} | {density.mean:.4f} ± {density.standard_error:.4f} | {kept.std():.0f} |", flush=True
-        )
+        text = f"{density.mean:.4f} ± {density.standard_error:.4f}"
+        print(f"| {name} | {text} | {kept.std():.0f} |", flush=True)
 
 
 if __name__ == "__main__":
