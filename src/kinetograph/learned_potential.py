@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from kinetograph.space import SpaceOrder
 from kinetograph.system import System
 
 Precision = Literal["float32", "bfloat16"]
+Form = TypeVar("Form")
+"""A model's form for running, on a CPU or on a GPU."""
 
 
 class LearnedPotential(Potential):
@@ -55,7 +57,7 @@ class LearnedPotential(Potential):
         """Of the factors in an inference form's products; see :meth:`use_precision`."""
         self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
         self._weights: list[Tensor] | None = None
-        self._form: InferenceForm | GpuForm | None = None
+        self._form: Any = None
         self._form_version: tuple[tuple[int, int], ...] | None = None
         self._ordered: tuple[NeighborList | None, SpaceOrder | None] = (None, None)
         """A list, and the order chosen for it: one attribute, since threads may share a potential."""
@@ -178,7 +180,7 @@ class LearnedPotential(Potential):
             return None
         if system.positions.requires_grad or system.cell.requires_grad or is_fitting(self):
             return None
-        return self._form_by(self.model.gpu_form)  # type: ignore[return-value]
+        return self._form_by(self.model.gpu_form)
 
     @property
     def _runs_on_gpu(self) -> bool:
@@ -259,9 +261,9 @@ class LearnedPotential(Potential):
         if kernels.library() is None or self._runs_on_gpu:
             return None
         make = self.model.bfloat16_form if self.precision == "bfloat16" else self.model.inference_form
-        return self._form_by(make)  # type: ignore[return-value]
+        return self._form_by(make)
 
-    def _form_by(self, make: Callable[[], InferenceForm | GpuForm | None]) -> InferenceForm | GpuForm | None:
+    def _form_by(self, make: Callable[[], Form | None]) -> Form | None:
         """A form for running, made anew when the weights have changed."""
         switched_off = torch.is_inference_mode_enabled() or torch.is_autocast_enabled(
             self.force_scale.device.type
@@ -275,7 +277,8 @@ class LearnedPotential(Potential):
         version = tuple((weight.data_ptr(), weight._version) for weight in self._weights)
         if version != self._form_version:
             self._form, self._form_version = make(), version
-        return self._form
+        form: Form | None = self._form
+        return form
 
     def forget_inference_form(self) -> None:
         """Make the form for running anew before it is used again.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from typing import Any
 
 import triton
@@ -80,4 +81,4 @@ if __name__ == "__main__":
         name: {capability: shared_bytes(*what, capability) for capability in CAPABILITIES}
         for name, what in KERNELS.items()
     }
-    print(json.dumps(found))  # noqa: T201
+    sys.stdout.write(json.dumps(found))

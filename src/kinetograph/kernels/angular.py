@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kinetograph.kernels.native import Library, Workspace, floats, require
+from kinetograph.kernels.operators.edges import first_edges
 
 MAX_DEGREES = 10
 ROUND = 4
@@ -56,7 +57,7 @@ class Directions:
         require(torch.int64, center)
         self.library, self.n_l, self.n_edges, self.n_atoms = library, n_l, len(units), n_atoms
         self.stride = -(-n_l * n_l // ROUND) * ROUND
-        self.first = torch.searchsorted(center, torch.arange(n_atoms + 1, device="cpu"))
+        self.first = first_edges(center, n_atoms)
         self.most = int(self.first.diff().max()) if n_atoms else 0
         self.columns = floats(n_l * n_l, self.n_edges)
         self.rows: Tensor = _Values.apply(units, self)  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kinetograph.kernels.native import Library, require
+from kinetograph.kernels.operators.edges import first_edges
 
 
 def pairs_within(
@@ -157,7 +158,7 @@ def edges_that_go_back(library: Library, center: Tensor, neighbor: Tensor, n_ato
         center, neighbor: (n_edges,) int64, sorted by centre, neighbour and shift.
     """
     require(torch.int64, center, neighbor)
-    first = torch.searchsorted(center, torch.arange(n_atoms + 1, device="cpu"))
+    first = first_edges(center, n_atoms)
     reverse = torch.empty_like(center)
     library("kg_reverse_edges", n_atoms, first, neighbor.contiguous(), torch.empty_like(first), reverse)
     return reverse

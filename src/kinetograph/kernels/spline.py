@@ -44,16 +44,19 @@ class SplineTable:
         """(n,) → (n, n_functions): the plain form of what the kernels compute."""
         at = (x - self.start) * (self.n_intervals / (self.end - self.start))
         whole = at.long().clamp(max=self.n_intervals - 1)
-        t = at - whole
-        u = 1.0 - t
-        weights = (
-            u**3 / 6.0,
-            2.0 / 3.0 - t**2 + t**3 / 2.0,
-            2.0 / 3.0 - u**2 + u**3 / 2.0,
-            t**3 / 6.0,
-        )
-        rows = self.rows.to(x.dtype)
+        weights, rows = cubic_weights(at - whole), self.rows.to(x.dtype)
         return sum((w.unsqueeze(1) * rows[whole + m] for m, w in enumerate(weights)), torch.zeros(()))
+
+
+def cubic_weights(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the four rows that make a value, at 0 ≤ t ≤ 1 between two knots."""
+    u = 1.0 - t
+    return (
+        u**3 / 6.0,
+        2.0 / 3.0 - t**2 + t**3 / 2.0,
+        2.0 / 3.0 - u**2 + u**3 / 2.0,
+        t**3 / 6.0,
+    )
 
 
 def spline_table(

@@ -466,11 +466,8 @@ class _OnGpu:
         nodes, edges = model.node_embedding(graph.atomic_numbers), model.basis(graph.distances)
         factors = model.envelope_of(graph.distances)
         envelope = None if factors is None else factors.unsqueeze(1)
-        first, incoming = (
-            first_edges(graph.center, graph.n_atoms),
-            incoming_edges(graph.neighbor, graph.n_atoms),
-        )
-        where = (first, graph.neighbor, *incoming)
+        incoming = incoming_edges(graph.neighbor, graph.n_atoms)
+        where = (first_edges(graph.center, graph.n_atoms), graph.neighbor, *incoming)
         for node_block, edge_block, scale, shift in self.blocks:
             old, nodes = nodes, node_block(nodes, edges, graph, envelope)
             seen = nodes if model.updated_nodes else old

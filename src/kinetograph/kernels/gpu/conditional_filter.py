@@ -10,6 +10,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
+from kinetograph.kernels.operators.register import DoesNotFit
+
 BLOCK_E = 16
 """Edges at a time."""
 BLOCK_K = 32
@@ -69,9 +71,12 @@ def summed(
     """As the operator, in single precision, or in TF32 where torch's own products are.
 
     A network that is too wide (ForceNet's 512) is as well off with torch's own products.
+
+    Raises:
+        DoesNotFit: a layer is wider than ``WIDEST``.
     """
     if max(len(weight) for weight in weights) > WIDEST:
-        return NotImplemented  # type: ignore[no-any-return]
+        raise DoesNotFit
     n_atoms, width = values.shape
     h = max(16, triton.next_power_of_2(max(len(weight) for weight in weights)))
 

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kinetograph.kernels.operators.edges import centers
+from kinetograph.kernels.operators.register import DoesNotFit
 
 BLOCK_E = 16
 """Other edges at a time."""
@@ -128,15 +129,15 @@ def _slopes(
 
 
 def _sizes(n_l: int, width: int) -> dict[str, int]:
+    if n_l > MAX_DEGREES:
+        raise DoesNotFit
     block_f = max(16, min(BLOCK_F, triton.next_power_of_2(width)))
     return {"N_L": n_l, "F": width, "BLOCK_E": BLOCK_E, "BLOCK_F": block_f, "BLOCK_L": MAX_DEGREES}
 
 
 def spread(x: Tensor, units: Tensor, first: Tensor, n_l: int) -> Tensor:
-    """As the operator, in single precision; more polynomials than there are columns are left to torch."""
+    """As the operator, in single precision; raises ``DoesNotFit`` for more polynomials than columns."""
     n_edges, width = x.shape
-    if n_l > MAX_DEGREES:
-        return NotImplemented  # type: ignore[no-any-return]
     y, sizes = x.new_empty(n_edges, n_l, width), _sizes(n_l, width)
     grid = (n_edges, triton.cdiv(width, sizes["BLOCK_F"]))
     _spread[grid](x.contiguous(), units.contiguous(), centers(first, n_edges), first, y, **sizes)
@@ -144,10 +145,8 @@ def spread(x: Tensor, units: Tensor, first: Tensor, n_l: int) -> Tensor:
 
 
 def gathered(x: Tensor, units: Tensor, first: Tensor) -> Tensor:
-    """As the operator, in single precision; more polynomials than there are columns are left to torch."""
+    """As the operator, in single precision; raises ``DoesNotFit`` for more polynomials than columns."""
     n_edges, n_l, width = x.shape
-    if n_l > MAX_DEGREES:
-        return NotImplemented  # type: ignore[no-any-return]
     y, sizes = x.new_empty(n_edges, width), _sizes(n_l, width)
     grid = (n_edges, triton.cdiv(width, sizes["BLOCK_F"]))
     _gathered[grid](x.contiguous(), units.contiguous(), centers(first, n_edges), first, y, **sizes)
@@ -155,10 +154,8 @@ def gathered(x: Tensor, units: Tensor, first: Tensor) -> Tensor:
 
 
 def slopes_of_units(wide: Tensor, narrow: Tensor, units: Tensor, first: Tensor) -> Tensor:
-    """As the operator, in single precision; more polynomials than there are columns are left to torch."""
+    """As the operator, in single precision; raises ``DoesNotFit`` for more polynomials than columns."""
     n_edges, n_l, width = wide.shape
-    if n_l > MAX_DEGREES:
-        return NotImplemented  # type: ignore[no-any-return]
     by_units = torch.empty_like(units, memory_format=torch.contiguous_format)
     _slopes[(n_edges,)](
         *(

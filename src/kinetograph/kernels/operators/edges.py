@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kinetograph.kernels.spline import SplineTable
+from kinetograph.kernels.spline import SplineTable, cubic_weights
 
 N_WEIGHTS = 4
 """Rows of a table that make a value."""
@@ -53,12 +53,6 @@ def looked_up(rows: Tensor, distances: Tensor, start: float, per_length: float) 
     whole = at.long().clamp(max=n_intervals - 1)
     t = at - whole
     u = 1.0 - t
-    weights = (
-        u**3 / 6.0,
-        2.0 / 3.0 - t**2 + t**3 / 2.0,
-        2.0 / 3.0 - u**2 + u**3 / 2.0,
-        t**3 / 6.0,
-    )
     slopes = (-0.5 * u**2, t * (1.5 * t - 2.0), u * (2.0 - 1.5 * u), 0.5 * t**2)
     within = (at <= n_intervals).to(rows)
     between = within * (distances > start)
@@ -67,4 +61,4 @@ def looked_up(rows: Tensor, distances: Tensor, start: float, per_length: float) 
         parts = [(all_ * w).unsqueeze(1) * rows[whole + m] for m, w in enumerate(factors)]
         return torch.stack(parts).sum(dim=0)
 
-    return mixed(weights, within), mixed(slopes, between * per_length)
+    return mixed(cubic_weights(t), within), mixed(slopes, between * per_length)

@@ -13,12 +13,16 @@ from torch._library.custom_ops import CustomOpDef
 from kinetograph.kernels.native import triton_kernels
 
 
+class DoesNotFit(Exception):
+    """A kernel has no room for sizes like these: the plain form is for them."""
+
+
 def edge_operator(kernel: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """Make an operator of its plain form, ``kinetograph::`` and the form's name.
 
     Args:
         kernel: what runs on a GPU where the first argument is in single precision, as ``module.function`` of
-            ``kernels/gpu``; the plain form does otherwise, and where that gives ``NotImplemented`` or needs
+            ``kernels/gpu``; the plain form does otherwise, and where that raises :class:`DoesNotFit` or needs
             more than the device has.
     """
     module, function = kernel.split(".")
@@ -37,10 +41,9 @@ def edge_operator(kernel: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
             run = getattr(import_module(f"kinetograph.kernels.gpu.{module}"), function)
             with torch.cuda.device(arguments[0].device):  # Triton asks which one is current
                 try:
-                    found = run(*(contiguous(x) for x in arguments))
-                except OutOfResources:
-                    found = NotImplemented
-            return plain(*arguments) if found is NotImplemented else found
+                    return run(*(contiguous(x) for x in arguments))
+                except (DoesNotFit, OutOfResources):
+                    return plain(*arguments)
 
         return operator
 
