@@ -155,16 +155,22 @@ def test_predictions_do_not_depend_on_the_order(
     model._ordered = (None, None)
     theirs = predicted()
     assert model._ordered[1] is None
+
+    def same(these: torch.Tensor, those: torch.Tensor) -> bool:
+        if architecture == "painn":  # both atoms of a pair are added to when the first has its turn
+            return torch.allclose(these, those, rtol=1e-5, atol=1e-5 * float(those.abs().max()))
+        return torch.equal(these, those)  # sums over an atom's edges are in their old order
+
     if not ours.conservative:
-        assert torch.equal(ours.forces, theirs.forces)  # sums over an atom's edges are in their old order
+        assert same(ours.forces, theirs.forces)
     else:  # those of the edges that push an atom are not; torch's products feel in which row an atom stands
-        size = 1e-6 if architecture == "schnet" else 1e-9
+        size = {"schnet": 1e-6, "painn": 1e-5}.get(architecture, 1e-9)
         torch.testing.assert_close(ours.forces, theirs.forces, rtol=size, atol=size)
         torch.testing.assert_close(ours.stress, theirs.stress, rtol=size, atol=size, equal_nan=True)
         torch.testing.assert_close(ours.atomic_energies, theirs.atomic_energies, rtol=size, atol=size)
     if ours.direct_forces is not None:
         assert theirs.direct_forces is not None
-        assert torch.equal(ours.direct_forces, theirs.direct_forces)
+        assert same(ours.direct_forces, theirs.direct_forces)
 
 
 def test_an_order_of_other_atoms_is_refused(system: System) -> None:

@@ -57,6 +57,7 @@ class LearnedPotential(Potential):
         """Of the factors in an inference form's products; see :meth:`use_precision`."""
         self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
         self._weights: list[Tensor] | None = None
+        """What a form for running is made from; empty where nobody would notice that it changed."""
         self._form: Any = None
         self._form_version: tuple[tuple[int, int], ...] | None = None
         self._ordered: tuple[NeighborList | None, SpaceOrder | None] = (None, None)
@@ -265,18 +266,19 @@ class LearnedPotential(Potential):
 
     def _form_by(self, make: Callable[[], Form | None]) -> Form | None:
         """A form for running, made anew when the weights have changed."""
-        switched_off = torch.is_inference_mode_enabled() or torch.is_autocast_enabled(
-            self.force_scale.device.type
-        )
-        if self.training or self.compiled or switched_off or self.dtype != torch.float32:
+        if self.training or self.compiled or torch.is_inference_mode_enabled():
+            return None
+        if torch.is_autocast_enabled(self.force_scale.device.type):
             return None
         if self._weights is None:
-            self._weights = [*self.model.parameters(), *self.model.buffers()]
-        if any(weight.is_inference() for weight in self._weights):
-            return None  # nobody counts their changes
+            weights = [*self.model.parameters(), *self.model.buffers()]
+            # Of tensors made in inference mode nobody counts the changes.
+            self._weights = [] if any(weight.is_inference() for weight in weights) else weights
+        if not self._weights:
+            return None
         version = tuple((weight.data_ptr(), weight._version) for weight in self._weights)
         if version != self._form_version:
-            self._form, self._form_version = make(), version
+            self._form, self._form_version = make() if self.dtype == torch.float32 else None, version
         form: Form | None = self._form
         return form
 

@@ -107,6 +107,14 @@ def test_what_the_compiled_passes_cannot_do_takes_the_plain_form(library: Librar
     assert potential._fast_prediction(system, neighbors, ("direct",)) is None
     assert bool(torch.isfinite(predict(potential, system).forces).all())
     assert painn("direct", force_head="gated")._inference_form() is None
+    for more in (0, 1):  # edges that have none to go back: one, or all of the second half
+        whole = neighbors_for(batch(), potential.request)
+        kept = torch.arange(len(whole.center)) < (len(whole.center) // 2 if more else len(whole.center) - 1)
+        torn = replace(
+            whole, center=whole.center[kept], neighbor=whole.neighbor[kept], shift=whole.shift[kept]
+        )
+        for heads in (("direct",), ("conservative",)):
+            assert potential._fast_prediction(batch(), torn, heads) is None
     lonely = System.from_ase(ase.Atoms("O"))
     assert torch.equal(predict(painn("both"), lonely).forces, torch.zeros(1, 3, dtype=torch.float64))
     training = painn("direct").train()

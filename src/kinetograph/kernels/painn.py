@@ -129,21 +129,24 @@ class FusedPaiNN:
 
     def direct(
         self, element: Tensor, center: Tensor, neighbor: Tensor, types: Tensor | None, vectors: Tensor
-    ) -> Tensor:
+    ) -> Tensor | None:
         """(n_atoms, 3) forces of the direct head.
+
+        ``None`` where some edge is shorter than ``SHORTEST_A`` or has none that goes back.
 
         Args:
             element: (n_atoms,) int64 row of the embedding.
-            center, neighbor: (n_edges,) int64, sorted by centre; every edge has one that goes back.
-            types: (n_edges,) int64; ``None``: all of the first type.
-            vectors: (n_edges, 3) float32 Å, between ``SHORTEST_A`` and the cutoff long.
+            center, neighbor: (n_edges,) int64, sorted by centre; every edge has one that goes back, of the
+                opposite vector.
+            types: (n_edges,) int64, the same for both edges of a pair; ``None``: all of the first type.
+            vectors: (n_edges, 3) float32 Å, shorter than the cutoff.
         """
         forces = floats(len(element), 3)
         network = ctypes.byref(self._network)
         n_floats = self._library("kg_painn_direct_floats", network, len(element))
-        graph, edges, first, memory = self._prepared(element, center, neighbor, types, vectors, n_floats)
-        self._library("kg_painn_direct", network, ctypes.byref(graph), edges, first, memory, forces)
-        return forces
+        graph, *workspace = self._prepared(element, center, neighbor, types, vectors, n_floats)
+        done = self._library("kg_painn_direct", network, ctypes.byref(graph), *workspace, forces)
+        return forces if done else None
 
     def conservative(
         self,
@@ -154,21 +157,21 @@ class FusedPaiNN:
         vectors: Tensor,
         *,
         also_direct: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor | None] | None:
         """Energies (n_atoms,), slopes of their sum by edge vectors (n_edges, 3), and direct forces if asked.
 
-        The slope of an edge stands, with the other sign, in the place of the edge that goes back: forces on
-        atoms and the virial come out the same. Arguments as of :meth:`direct`.
+        The slope by both edges of a pair stands at one of them: forces on atoms and the virial come out the
+        same. Arguments, and ``None``, as of :meth:`direct`.
         """
         energies, slopes = floats(len(element)), floats(len(center), 3)
         forces = floats(len(element), 3) if also_direct else None
         network = ctypes.byref(self._network)
         n_floats = self._library("kg_painn_conservative_floats", network, len(element), len(center))
         graph, *workspace = self._prepared(element, center, neighbor, types, vectors, n_floats)
-        self._library(
+        done = self._library(
             "kg_painn_conservative", network, ctypes.byref(graph), *workspace, energies, slopes, forces
         )
-        return energies, slopes, forces
+        return (energies, slopes, forces) if done else None
 
     def _prepared(
         self,
@@ -185,9 +188,9 @@ class FusedPaiNN:
             None if t is None else t.contiguous() for t in (element, center, neighbor, types, vectors)
         )
         graph = _Graph(len(element), len(center), *(None if t is None else t.data_ptr() for t in tensors))
-        edges = self._workspace.bytes("edges", len(center) * self._library("kg_painn_edge_bytes"))
+        pairs = self._workspace.bytes("pairs", len(center) // 2 * self._library("kg_painn_pair_bytes"))
         first = self._workspace.bytes("first", 8 * (len(element) + 1))
-        return graph, edges, first, self._workspace.bytes("features", 4 * n_floats)
+        return graph, pairs, first, self._workspace.bytes("features", 4 * n_floats)
 
     # ---- making -------------------------------------------------------------------------------------
 

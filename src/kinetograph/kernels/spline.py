@@ -15,10 +15,10 @@ Function = Callable[[Tensor], Tensor]
 
 SHORTEST_A = 0.3
 """Å: where tables of distances begin. No two nuclei come so close; where they do the plain form runs."""
-TOLERANCE, SLOPE_TOLERANCE = 1e-6, 2e-6
+TOLERANCE, SLOPE_TOLERANCE = 2e-6, 4e-6
 """Largest error of what is tabulated and of its derivative, relative to the largest value."""
-SMALLEST, LARGEST = 64, 2048
-"""Numbers of intervals that are tried, in powers of two."""
+INTERVALS = tuple(round(64 * 2 ** (k / 2)) for k in range(11))
+"""Numbers of intervals that are tried, 64 … 2048."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,11 @@ def spline_table(
         tolerance: largest error of values relative to the largest value.
         slope_tolerance: the same of derivatives.
     """
-    n = SMALLEST
-    while True:
+    for n in INTERVALS:
         table = _fit(function, start, end, n)
-        if n >= LARGEST or (table.error <= tolerance and table.slope_error <= slope_tolerance):
-            return table
-        n *= 2
+        if table.error <= tolerance and table.slope_error <= slope_tolerance:
+            break
+    return table
 
 
 def _fit(function: Function, start: float, end: float, n: int) -> SplineTable:

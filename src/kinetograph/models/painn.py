@@ -427,16 +427,20 @@ class _Inference:
     def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
         rows = self.embedding.rows(graph.atomic_numbers).long()
         types = graph.edge_types if self.n_edge_types > 1 else None
-        known = bool(((rows >= 0) & (rows < len(self.embedding.weight))).all())
+        known = len(rows) == 0 or (int(rows.min()) >= 0 and int(rows.max()) < len(self.embedding.weight))
         if self.n_edge_types > 1:
             known = known and types is not None and bool((types < self.n_edge_types).all())
-        if not known or bool((graph.distances < SHORTEST_A).any()):
+        if not known:
             return None
         edges = (rows, graph.center, graph.neighbor, types, graph.edge_vectors)
         if "conservative" not in heads:
-            return Inference(forces=self.fused.direct(*edges))
-        energies, slopes, forces = self.fused.conservative(*edges, also_direct="direct" in heads)
-        return Inference(forces, energies, slopes)
+            forces = self.fused.direct(*edges)
+            return None if forces is None else Inference(forces=forces)
+        said = self.fused.conservative(*edges, also_direct="direct" in heads)
+        if said is None:
+            return None
+        energies, slopes, also_forces = said
+        return Inference(also_forces, energies, slopes)
 
 
 class _OnGpu:

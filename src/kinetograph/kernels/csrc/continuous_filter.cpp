@@ -57,14 +57,20 @@ void kg_continuous_filter_edges(int64_t n_atoms, int64_t n_edges, const int64_t*
     Edge* edges = (Edge*)memory;
     int64_t atom = 0;
     first[0] = 0;
-    for (int64_t e = 0; e < n_edges; ++e) {
-        while (atom < center[e]) first[++atom] = e;
-        const SplinePlace place(vectors + 3 * e, *start, *rows_per_length, n_rows);
-        spline_weights(place.between, edges[e].weights);
-        spline_slopes(place.between, edges[e].slopes);
-        for (int k = 0; k < N_WEIGHTS; ++k) edges[e].slopes[k] *= float(*rows_per_length);
-        edges[e].neighbor = int32_t(neighbor[e]);
-        edges[e].row = int32_t(place.row);
+    SplinePlaces places;
+    for (int64_t begin = 0; begin < n_edges; begin += SplinePlaces::N) {
+        const int64_t n = smaller(SplinePlaces::N, n_edges - begin);
+        places.find(vectors + 3 * begin, n, *start, *rows_per_length, n_rows);
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t e = begin + i;
+            while (atom < center[e]) first[++atom] = e;
+            for (int k = 0; k < N_WEIGHTS; ++k) {
+                edges[e].weights[k] = places.weights[k][i];
+                edges[e].slopes[k] = places.slopes[k][i] * float(*rows_per_length);
+            }
+            edges[e].neighbor = int32_t(neighbor[e]);
+            edges[e].row = places.row[i];
+        }
     }
     while (atom < n_atoms) first[++atom] = n_edges;
 }

@@ -105,16 +105,18 @@ int64_t kg_nearest_edges(int64_t n_edges, const int64_t* center, const double* d
 // null for a single structure, ``order`` where atoms keep theirs.
 int64_t kg_edges_within_float(int64_t n, const int64_t* center, const int64_t* neighbor, const double* shift,
                               const double* positions, const double* cells, const int64_t* system_index,
-                              const double* cutoff, const Order* order, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor,
-                              float* vectors, float* distances, double* nearest, int64_t* nearest_edge) {
+                              const double* cutoff, const Order* order, int64_t* chosen, int64_t* new_center,
+                              int64_t* new_neighbor, float* vectors, float* distances, double* nearest,
+                              int64_t* nearest_edge) {
     return edges_within(n, center, neighbor, shift, positions, cells, system_index, *cutoff, order, chosen, new_center,
                         new_neighbor, vectors, distances, nearest, nearest_edge);
 }
 
 int64_t kg_edges_within_double(int64_t n, const int64_t* center, const int64_t* neighbor, const double* shift,
                                const double* positions, const double* cells, const int64_t* system_index,
-                               const double* cutoff, const Order* order, int64_t* chosen, int64_t* new_center, int64_t* new_neighbor,
-                               double* vectors, double* distances, double* nearest, int64_t* nearest_edge) {
+                               const double* cutoff, const Order* order, int64_t* chosen, int64_t* new_center,
+                               int64_t* new_neighbor, double* vectors, double* distances, double* nearest,
+                               int64_t* nearest_edge) {
     return edges_within(n, center, neighbor, shift, positions, cells, system_index, *cutoff, order, chosen, new_center,
                         new_neighbor, vectors, distances, nearest, nearest_edge);
 }

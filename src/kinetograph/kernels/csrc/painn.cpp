@@ -1,7 +1,7 @@
 // PaiNN for running: the sum over neighbours, the update of an atom and the network that prepares its next
-// messages make one pass over small tiles of atoms, which stay in cache. Filters are splines. Energies are
-// differentiated by the reverse passes below: sums over neighbours there are gathered, not scattered, because
-// every edge has one that goes back, of the same length.
+// messages make one pass over small tiles of atoms, which stay in cache. Filters are splines, evaluated once for
+// both edges of a pair: an atom adds to those that come after it, so that its own sums are complete in its turn.
+// Energies are differentiated by the reverse passes below, in the same way.
 //
 // Layout, with F the width padded to whole registers: scalars (n_atoms, F); vectors (n_atoms, 3, F);
 // messages (n_atoms, F/W, 5, W): φ_s, φ_vs and φ_vv ∘ v. Those of the first layer, whose vectors are zero and
@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int64_t TILE = 48;
-constexpr int AHEAD = 3;  // edges whose messages are fetched before they are needed
+constexpr int AHEAD = 3;  // pairs whose neighbour's features are fetched before they are needed
 constexpr int BLOCKS = N_REGISTERS == 32 ? 3 : 1;  // registers of features summed over neighbours at once
 
 struct Layer {
@@ -44,79 +44,114 @@ struct Graph {
     const float *vectors;                     // (n_edges, 3)
 };
 
-struct Edge {
+// Two atoms and the edges between them: filters depend on the distance alone, so both share them. The vector is
+// that of the edge from the atom that comes first.
+struct Pair {
     float weights[N_WEIGHTS], slopes[N_WEIGHTS], unit[3], per_length;
-    int32_t neighbor, row;
+    int32_t neighbor, row, edge;
 };
 
-void prepare_edges(const Network& net, const Graph& graph, Edge* edges, int64_t* first) {
-    int64_t atom = 0;
+// Whether an edge stands for its pair; of an atom and its own image, the one that points up.
+INLINE bool leads(int64_t center, int64_t neighbor, const float* r) {
+    if (center != neighbor) return center < neighbor;
+    return r[0] != 0.0f ? r[0] > 0.0f : r[1] != 0.0f ? r[1] > 0.0f : r[2] > 0.0f;
+}
+
+// The pairs of a graph by the atom that comes first, and with which each atom's begin, (n_atoms + 1,). False where
+// atoms are nearer than tables begin, and unless half of the edges lead: then some have none that goes back.
+bool prepare_pairs(const Network& net, const Graph& graph, Pair* pairs, int64_t* first) {
+    int64_t atom = 0, n_pairs = 0;
     first[0] = 0;
-    for (int64_t e = 0; e < graph.n_edges; ++e) {
-        while (atom < graph.center[e]) first[++atom] = e;
-        const float* r = graph.vectors + 3 * e;
-        const SplinePlace place(r, net.start, net.rows_per_length, net.n_rows);
-        Edge& edge = edges[e];
-        spline_weights(place.between, edge.weights);
-        spline_slopes(place.between, edge.slopes);
-        edge.per_length = float(1.0 / place.distance);
-        for (int c = 0; c < 3; ++c) edge.unit[c] = float(r[c] / place.distance);
-        edge.neighbor = int32_t(graph.neighbor[e]);
-        edge.row = int32_t(place.row + (graph.type ? graph.type[e] * net.n_rows : 0));
+    SplinePlaces places;
+    for (int64_t begin = 0; begin < graph.n_edges; begin += SplinePlaces::N) {
+        const int64_t n = smaller(SplinePlaces::N, graph.n_edges - begin);
+        if (!places.find(graph.vectors + 3 * begin, n, net.start, net.rows_per_length, net.n_rows)) return false;
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t e = begin + i;
+            while (atom < graph.center[e]) first[++atom] = n_pairs;
+            if (!leads(graph.center[e], graph.neighbor[e], graph.vectors + 3 * e)) continue;
+            if (2 * n_pairs >= graph.n_edges) return false;
+            Pair& pair = pairs[n_pairs++];
+            for (int k = 0; k < N_WEIGHTS; ++k) {
+                pair.weights[k] = places.weights[k][i];
+                pair.slopes[k] = places.slopes[k][i];
+            }
+            for (int c = 0; c < 3; ++c) pair.unit[c] = places.unit[c][i];
+            pair.per_length = places.per_length[i];
+            pair.neighbor = int32_t(graph.neighbor[e]);
+            pair.row = places.row[i] + int32_t(graph.type ? graph.type[e] * net.n_rows : 0);
+            pair.edge = int32_t(e);
+        }
     }
-    while (atom < graph.n_atoms) first[++atom] = graph.n_edges;
+    while (atom < graph.n_atoms) first[++atom] = n_pairs;
+    return 2 * n_pairs == graph.n_edges;
+}
+
+INLINE void prefetch(const float* from, int n_floats) {
+#pragma GCC unroll 16
+    for (int k = 0; k < n_floats; k += 16) __builtin_prefetch(from + k);
 }
 
 // ---- forward -----------------------------------------------------------------------------------------
 
-// What the neighbours add to N registers of an atom's features, from block ``b`` of W features on.
+// What an atom and those that come after it send each other, in N registers of features from block ``b`` of W on:
+// added to the scalars and vectors of both. Of the atom's own the sum is complete when its turn comes.
 template <int N, bool FIRST>
-INLINE void message_blocks(const Network& net, const Layer& layer, const Graph& graph, const Edge* begin,
-                           const Edge* end, const float* messages, int64_t block, float* scalars, float* vectors) {
+INLINE void message_blocks(const Network& net, const Layer& layer, const Graph& graph, int64_t atom, const Pair* begin,
+                           const Pair* end, const float* messages, int64_t block, float* scalars, float* vectors) {
     constexpr int PARTS = FIRST ? 2 : 5;
     const int64_t F = net.width, table_stride = net.n_types * net.n_rows * 3 * W;
     const float* filter = layer.filter + block * table_stride;
     messages += block * PARTS * W;
-    vf to_s[N], to_v[3][N];
-    for (int b = 0; b < N; ++b) {
-        to_s[b] = vf{};
-        for (int c = 0; c < 3; ++c) to_v[c][b] = vf{};
-    }
-    for (const Edge* e = begin; e < end; ++e) {
-        const float* table = filter + int64_t(e->row) * (3 * W);
-        const float* m = messages + (FIRST ? graph.element[e->neighbor] : int64_t(e->neighbor)) * (PARTS * F);
-        if (!FIRST && e + AHEAD < end) {
-            const float* next = messages + int64_t(e[AHEAD].neighbor) * (PARTS * F);
-#pragma GCC unroll 16
-            for (int k = 0; k < PARTS * N * W; k += 16) __builtin_prefetch(next + k);
+    scalars += block * W;
+    vectors += block * W;
+    const auto sent_by = [&](int64_t a) { return messages + (FIRST ? graph.element[a] : a) * (PARTS * F); };
+    vf to_s[N] = {}, to_v[N][3] = {};
+    for (const Pair* p = begin; p < end; ++p) {
+        const int64_t j = p->neighbor;
+        if (p + AHEAD < end) {
+            const int64_t later = p[AHEAD].neighbor;
+            if (!FIRST) prefetch(sent_by(later), PARTS * N * W);
+            prefetch(scalars + later * F, N * W);
+            for (int c = 0; c < 3; ++c) prefetch(vectors + (later * 3 + c) * F, N * W);
         }
+        const float *table = filter + int64_t(p->row) * (3 * W), *ours = sent_by(atom), *theirs = sent_by(j);
+        float *s = scalars + j * F, *v = vectors + j * 3 * F;
 #pragma GCC unroll 4
-        for (int b = 0; b < N; ++b) {
-            to_s[b] += load(m) * weighted_rows<N_WEIGHTS>(table, 3 * W, e->weights);
-            const vf along = load(m + W) * weighted_rows<N_WEIGHTS>(table + W, 3 * W, e->weights);
-            for (int c = 0; c < 3; ++c) to_v[c][b] += along * e->unit[c];
-            if (!FIRST) {
-                const vf through = weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, e->weights);
-                for (int c = 0; c < 3; ++c) to_v[c][b] += load(m + (2 + c) * W) * through;
+        for (int b = 0; b < N; ++b, s += W, v += W, table += table_stride, ours += PARTS * W, theirs += PARTS * W) {
+            const vf w_s = weighted_rows<N_WEIGHTS>(table, 3 * W, p->weights);
+            const vf w_vs = weighted_rows<N_WEIGHTS>(table + W, 3 * W, p->weights);
+            const vf w_vv = FIRST ? vf{} : weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, p->weights);
+            to_s[b] += load(theirs) * w_s;
+            store(s, load(s) + load(ours) * w_s);
+            const vf along = load(theirs + W) * w_vs, against = load(ours + W) * w_vs;
+            for (int c = 0; c < 3; ++c) {
+                vf there = load(v + c * F) - against * p->unit[c];
+                to_v[b][c] += along * p->unit[c];
+                if (!FIRST) {
+                    to_v[b][c] += load(theirs + (2 + c) * W) * w_vv;
+                    there += load(ours + (2 + c) * W) * w_vv;
+                }
+                store(v + c * F, there);
             }
-            table += table_stride;
-            m += PARTS * W;
         }
     }
+    scalars += atom * F;
+    vectors += atom * 3 * F;
     for (int b = 0; b < N; ++b) {
-        store(scalars + (block + b) * W, to_s[b]);
-        for (int c = 0; c < 3; ++c) store(vectors + c * F + (block + b) * W, to_v[c][b]);
+        store(scalars + b * W, load(scalars + b * W) + to_s[b]);
+        for (int c = 0; c < 3; ++c) store(vectors + c * F + b * W, load(vectors + c * F + b * W) + to_v[b][c]);
     }
 }
 
 template <bool FIRST>
-INLINE void message_sum(const Network& net, const Layer& layer, const Graph& graph, const Edge* begin,
-                        const Edge* end, const float* messages, float* scalars, float* vectors) {
+INLINE void exchange(const Network& net, const Layer& layer, const Graph& graph, int64_t atom, const Pair* begin,
+                     const Pair* end, const float* messages, float* scalars, float* vectors) {
     int64_t block = 0;
     for (; block + BLOCKS <= net.width / W; block += BLOCKS)
-        message_blocks<BLOCKS, FIRST>(net, layer, graph, begin, end, messages, block, scalars, vectors);
+        message_blocks<BLOCKS, FIRST>(net, layer, graph, atom, begin, end, messages, block, scalars, vectors);
     for (; block < net.width / W; ++block)
-        message_blocks<1, FIRST>(net, layer, graph, begin, end, messages, block, scalars, vectors);
+        message_blocks<1, FIRST>(net, layer, graph, atom, begin, end, messages, block, scalars, vectors);
 }
 
 // Workspace of a tile; every part has rows for TILE atoms.
@@ -212,24 +247,24 @@ void direct_forces(const Network& net, int64_t n, const float* scalars, const fl
 // One layer over all atoms: ``scalars`` and ``vectors`` in, ``mid_…`` after the message, ``new_…`` after the
 // update, which may all be the same memory; ``next`` gets the messages of the next layer, if there is one.
 template <bool FIRST>
-void forward_layer(const Network& net, int64_t l, const Graph& graph, const Edge* edges, const int64_t* first,
+void forward_layer(const Network& net, int64_t l, const Graph& graph, const Pair* pairs, const int64_t* first,
                    const float* messages, const float* scalars, const float* vectors, float* mid_scalars,
                    float* mid_vectors, float* new_scalars, float* new_vectors, float* next, Tile& tile) {
     const int64_t F = net.width;
     const Layer& layer = net.layers[l];
+    if (FIRST) {
+        for (int64_t a = 0; a < graph.n_atoms; ++a)
+            memcpy(mid_scalars + a * F, net.embedding + graph.element[a] * F, F * sizeof(float));
+        memset(mid_vectors, 0, graph.n_atoms * 3 * F * sizeof(float));
+    } else if (mid_scalars != scalars) {
+        memcpy(mid_scalars, scalars, graph.n_atoms * F * sizeof(float));
+        memcpy(mid_vectors, vectors, graph.n_atoms * 3 * F * sizeof(float));
+    }
     for (int64_t begin = 0; begin < graph.n_atoms; begin += TILE) {
         const int64_t n = smaller(TILE, graph.n_atoms - begin);
-        for (int64_t a = 0; a < n; ++a) {
-            const int64_t atom = begin + a;
-            float *sum_s = tile.seen, *sum_v = tile.mixed;  // one row of each
-            message_sum<FIRST>(net, layer, graph, edges + first[atom], edges + first[atom + 1], messages, sum_s, sum_v);
-            const float* s = FIRST ? net.embedding + graph.element[atom] * F : scalars + atom * F;
-            for (int64_t f = 0; f < F; f += W) store(mid_scalars + atom * F + f, load(s + f) + load(sum_s + f));
-            for (int64_t f = 0; f < 3 * F; f += W) {
-                const vf old = FIRST ? vf{} : load(vectors + atom * 3 * F + f);
-                store(mid_vectors + atom * 3 * F + f, old + load(sum_v + f));
-            }
-        }
+        for (int64_t a = begin; a < begin + n; ++a)
+            exchange<FIRST>(net, layer, graph, a, pairs + first[a], pairs + first[a + 1], messages, mid_scalars,
+                            mid_vectors);
         update(net, layer, n, mid_scalars + begin * F, mid_vectors + begin * 3 * F, new_scalars + begin * F,
                new_vectors + begin * 3 * F, tile);
         if (next)
@@ -304,74 +339,90 @@ void update_back(const Network& net, const Layer& layer, int64_t n, const float*
         }
 }
 
-// From the slopes by what all atoms have after a message to those by the messages of one atom (F/W, 5, W), and
-// by the edges that arrive at it. Of an edge from this atom to i the one that goes back, from i, carries its
-// message; that edge's slope, of opposite sign, is noted here in its place: forces and virial are the same.
+// From the slopes by what all atoms have after a message to those by the messages (n_atoms, F/W, 5, W) that an atom
+// and those after it sent each other, and to those by the pairs (n_pairs, 4): by the place between two knots and by
+// the unit vector.
 template <int N, bool FIRST>
-INLINE void message_back_blocks(const Network& net, const Layer& layer, const Edge* begin, const Edge* end,
-                                const float* messages, const float* slopes, int64_t block, float* by_messages,
-                                float* by_edge) {
+INLINE void message_back_blocks(const Network& net, const Layer& layer, const Graph& graph, int64_t atom,
+                                const Pair* begin, const Pair* end, const float* messages, const float* slopes,
+                                int64_t block, float* by_messages, float* by_pair) {
     constexpr int PARTS = FIRST ? 2 : 5;
     const int64_t F = net.width, table_stride = net.n_types * net.n_rows * 3 * W;
     const float* filter = layer.filter + block * table_stride;
     messages += block * PARTS * W;
     slopes += block * 4 * W;
-    vf total[N][5];
-    for (int b = 0; b < N; ++b)
-        for (int k = 0; k < 5; ++k) total[b][k] = vf{};
-    for (const Edge* e = begin; e < end; ++e, by_edge += 4) {
-        const float* table = filter + int64_t(e->row) * (3 * W);
-        const float* g = slopes + int64_t(e->neighbor) * (4 * F);
-        const float* m = messages;
-        if (e + AHEAD < end) {
-            const float* next = slopes + int64_t(e[AHEAD].neighbor) * (4 * F);
-#pragma GCC unroll 16
-            for (int k = 0; k < 4 * N * W; k += 16) __builtin_prefetch(next + k);
+    by_messages += block * 5 * W;
+    const auto sent_by = [&](int64_t a) { return messages + (FIRST ? graph.element[a] : a) * (PARTS * F); };
+    vf total[N][5] = {};
+    for (const Pair* p = begin; p < end; ++p, by_pair += 4) {
+        const int64_t j = p->neighbor;
+        if (p + AHEAD < end) {
+            const int64_t later = p[AHEAD].neighbor;
+            prefetch(slopes + later * 4 * F, 4 * N * W);
+            if (!FIRST) {
+                prefetch(sent_by(later), PARTS * N * W);
+                prefetch(by_messages + later * 5 * F, 5 * N * W);
+            }
         }
-        vf by_d = vf{}, by_unit[3] = {};
+        const float *table = filter + int64_t(p->row) * (3 * W), *m_i = sent_by(atom), *m_j = sent_by(j);
+        const float *g_i = slopes + atom * 4 * F, *g_j = slopes + j * 4 * F;
+        float* by_j = by_messages + j * 5 * F;
+        vf by_place = vf{}, by_unit[3] = {};
 #pragma GCC unroll 4
         for (int b = 0; b < N; ++b) {
-            const vf gs = load(g), phi_s = load(m), phi_vs = load(m + W);
-            const vf gv[3] = {load(g + W), load(g + 2 * W), load(g + 3 * W)};
-            const vf toward = -(gv[0] * e->unit[0] + gv[1] * e->unit[1] + gv[2] * e->unit[2]);
-            const vf w_vs = weighted_rows<N_WEIGHTS>(table + W, 3 * W, e->weights);
-            const vf along = phi_vs * w_vs;
-            for (int c = 0; c < 3; ++c) by_unit[c] += gv[c] * along;
-            by_d += gs * phi_s * weighted_rows<N_WEIGHTS>(table, 3 * W, e->slopes);
-            by_d += toward * phi_vs * weighted_rows<N_WEIGHTS>(table + W, 3 * W, e->slopes);
+            vf along_i = vf{}, along_j = vf{}, both = vf{};  // slopes by vectors along the pair; vectors exchanged
+            const vf w_vs = weighted_rows<N_WEIGHTS>(table + W, 3 * W, p->weights);
+            const vf from_i = load(m_i + W), from_j = load(m_j + W);
+            for (int c = 0; c < 3; ++c) {
+                const vf gi = load(g_i + (1 + c) * W), gj = load(g_j + (1 + c) * W);
+                along_i += gi * p->unit[c];
+                along_j -= gj * p->unit[c];
+                by_unit[c] += (gi * from_j - gj * from_i) * w_vs;
+            }
+            const vf gs_i = load(g_i), gs_j = load(g_j);
+            by_place += (gs_i * load(m_j) + gs_j * load(m_i)) * weighted_rows<N_WEIGHTS>(table, 3 * W, p->slopes);
+            by_place += (along_i * from_j + along_j * from_i) * weighted_rows<N_WEIGHTS>(table + W, 3 * W, p->slopes);
             if (!FIRST) {
-                const vf w_vv = weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, e->weights);
-                total[b][0] += gs * weighted_rows<N_WEIGHTS>(table, 3 * W, e->weights);
-                total[b][1] += toward * w_vs;
-                vf through = vf{};
+                const vf w_s = weighted_rows<N_WEIGHTS>(table, 3 * W, p->weights);
+                const vf w_vv = weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, p->weights);
+                total[b][0] += gs_j * w_s;
+                store(by_j, load(by_j) + gs_i * w_s);
+                total[b][1] += along_j * w_vs;
+                store(by_j + W, load(by_j + W) + along_i * w_vs);
                 for (int c = 0; c < 3; ++c) {
-                    total[b][2 + c] += gv[c] * w_vv;
-                    through += gv[c] * load(m + (2 + c) * W);
+                    const vf gi = load(g_i + (1 + c) * W), gj = load(g_j + (1 + c) * W);
+                    total[b][2 + c] += gj * w_vv;
+                    store(by_j + (2 + c) * W, load(by_j + (2 + c) * W) + gi * w_vv);
+                    both += gi * load(m_j + (2 + c) * W) + gj * load(m_i + (2 + c) * W);
                 }
-                by_d += through * weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, e->slopes);
+                by_place += both * weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, p->slopes);
             }
             table += table_stride;
-            g += 4 * W;
-            m += PARTS * W;
+            g_i += 4 * W, g_j += 4 * W, m_i += PARTS * W, m_j += PARTS * W, by_j += 5 * W;
         }
         float sums[4];
-        sum_four(by_d, by_unit[0], by_unit[1], by_unit[2], sums);
-        for (int k = 0; k < 4; ++k) by_edge[k] += sums[k];
+        sum_four(by_place, by_unit[0], by_unit[1], by_unit[2], sums);
+        for (int k = 0; k < 4; ++k) by_pair[k] += sums[k];
     }
-    if (!FIRST)
-        for (int b = 0; b < N; ++b)
-            for (int k = 0; k < 5; ++k) store(by_messages + ((block + b) * 5 + k) * W, total[b][k]);
+    if (FIRST) return;
+    by_messages += atom * 5 * F;
+    for (int b = 0; b < N; ++b)
+        for (int k = 0; k < 5; ++k) {
+            float* to = by_messages + (b * 5 + k) * W;
+            store(to, load(to) + total[b][k]);
+        }
 }
 
 template <bool FIRST>
-INLINE void message_back(const Network& net, const Layer& layer, const Edge* begin, const Edge* end,
-                         const float* messages, const float* slopes, float* by_messages, float* by_edge) {
+INLINE void message_back(const Network& net, const Layer& layer, const Graph& graph, int64_t atom, const Pair* begin,
+                         const Pair* end, const float* messages, const float* slopes, float* by_messages,
+                         float* by_pair) {
     constexpr int N = N_REGISTERS == 32 ? 2 : 1;
     int64_t block = 0;
     for (; block + N <= net.width / W; block += N)
-        message_back_blocks<N, FIRST>(net, layer, begin, end, messages, slopes, block, by_messages, by_edge);
+        message_back_blocks<N, FIRST>(net, layer, graph, atom, begin, end, messages, slopes, block, by_messages, by_pair);
     for (; block < net.width / W; ++block)
-        message_back_blocks<1, FIRST>(net, layer, begin, end, messages, slopes, block, by_messages, by_edge);
+        message_back_blocks<1, FIRST>(net, layer, graph, atom, begin, end, messages, slopes, block, by_messages, by_pair);
 }
 
 // From the slopes by the messages of atoms, and by what they have after the message, to those by what they had
@@ -441,32 +492,33 @@ extern "C" {
 
 int64_t kg_painn_conservative_floats(const Network* net, int64_t n_atoms, int64_t n_edges) {
     const int64_t F = net->width;
-    return Trace{n_atoms, F, net->n_layers, nullptr}.floats() + n_atoms * 8 * F + Tile::floats(F) +
-           BackTile::floats(F) + TILE * 9 * F + n_edges * 4;
+    return Trace{n_atoms, F, net->n_layers, nullptr}.floats() + n_atoms * 13 * F + Tile::floats(F) +
+           BackTile::floats(F) + TILE * 4 * F + n_edges * 2;
 }
 
 // Energies of atoms (n_atoms,), their sum's slopes by edge vectors (n_edges, 3), and forces (n_atoms, 3) of the
-// direct head unless null. Every edge must have the one that goes back.
-void kg_painn_conservative(const Network* net, const Graph* graph, void* edge_memory, int64_t* first, float* memory,
-                           float* energies, float* edge_slopes, float* forces) {
+// direct head unless null. The slope by a pair stands at the edge that leads, zero at the one that goes back.
+// Returns 0, and writes nothing, where pairs cannot be prepared.
+int64_t kg_painn_conservative(const Network* net, const Graph* graph, void* pair_memory, int64_t* first, float* memory,
+                              float* energies, float* edge_slopes, float* forces) {
     const int64_t F = net->width, n = graph->n_atoms, L = net->n_layers;
-    Edge* edges = (Edge*)edge_memory;
-    prepare_edges(*net, *graph, edges, first);
+    Pair* pairs = (Pair*)pair_memory;
+    if (!prepare_pairs(*net, *graph, pairs, first)) return 0;
     const Trace trace{n, F, L, memory};
     float *slopes = memory + trace.floats(), *next = slopes + n * 4 * F;
     float* tiles = next + n * 4 * F;
     Tile tile(tiles, F);
     BackTile back(tiles + Tile::floats(F), F);
     float* slope_s = tiles + Tile::floats(F) + BackTile::floats(F);
-    float *slope_v = slope_s + TILE * F, *by_messages = slope_v + TILE * 3 * F, *by_edge = by_messages + TILE * 5 * F;
+    float *slope_v = slope_s + TILE * F, *by_messages = slope_v + TILE * 3 * F, *by_pair = by_messages + n * 5 * F;
 
     for (int64_t l = 0; l < L; ++l) {
         float* to = l + 1 < L ? trace.messages(l) : nullptr;
         if (l == 0)
-            forward_layer<true>(*net, l, *graph, edges, first, net->first_messages, nullptr, nullptr,
+            forward_layer<true>(*net, l, *graph, pairs, first, net->first_messages, nullptr, nullptr,
                                 trace.mid_scalars(l), trace.mid_vectors(l), trace.scalars(l), trace.vectors(l), to, tile);
         else
-            forward_layer<false>(*net, l, *graph, edges, first, trace.messages(l - 1), trace.scalars(l - 1),
+            forward_layer<false>(*net, l, *graph, pairs, first, trace.messages(l - 1), trace.scalars(l - 1),
                                  trace.vectors(l - 1), trace.mid_scalars(l), trace.mid_vectors(l), trace.scalars(l),
                                  trace.vectors(l), to, tile);
     }
@@ -479,23 +531,24 @@ void kg_painn_conservative(const Network* net, const Graph* graph, void* edge_me
         update_back(*net, net->layers[last], m, trace.mid_scalars(last) + begin * F,
                     trace.mid_vectors(last) + begin * 3 * F, slope_s, nullptr, slopes + begin * 4 * F, tile, back);
     }
-    memset(by_edge, 0, graph->n_edges * 4 * sizeof(float));
+    memset(by_pair, 0, first[n] * 4 * sizeof(float));
     for (int64_t l = L - 1; l >= 0; --l) {
         const Layer& layer = net->layers[l];
+        if (l > 0) memset(by_messages, 0, n * 5 * F * sizeof(float));
         for (int64_t begin = 0; begin < n; begin += TILE) {
             const int64_t m = smaller(TILE, n - begin);
             for (int64_t a = begin; a < begin + m; ++a) {
-                const Edge *from = edges + first[a], *to = edges + first[a + 1];
+                const Pair *from = pairs + first[a], *to = pairs + first[a + 1];
                 if (l == 0)
-                    message_back<true>(*net, layer, from, to, net->first_messages + graph->element[a] * 2 * F, slopes,
-                                       nullptr, by_edge + first[a] * 4);
+                    message_back<true>(*net, layer, *graph, a, from, to, net->first_messages, slopes, by_messages,
+                                       by_pair + first[a] * 4);
                 else
-                    message_back<false>(*net, layer, from, to, trace.messages(l - 1) + a * 5 * F, slopes,
-                                        by_messages + (a - begin) * 5 * F, by_edge + first[a] * 4);
+                    message_back<false>(*net, layer, *graph, a, from, to, trace.messages(l - 1), slopes, by_messages,
+                                        by_pair + first[a] * 4);
             }
             if (l == 0) continue;
             messages_back(*net, layer, m, trace.scalars(l - 1) + begin * F, trace.vectors(l - 1) + begin * 3 * F,
-                          by_messages, slopes + begin * 4 * F, slope_s, slope_v, tile, back);
+                          by_messages + begin * 5 * F, slopes + begin * 4 * F, slope_s, slope_v, tile, back);
             update_back(*net, net->layers[l - 1], m, trace.mid_scalars(l - 1) + begin * F,
                         trace.mid_vectors(l - 1) + begin * 3 * F, slope_s, slope_v, next + begin * 4 * F, tile, back);
         }
@@ -503,36 +556,37 @@ void kg_painn_conservative(const Network* net, const Graph* graph, void* edge_me
         slopes = next;
         next = freed;
     }
-    for (int64_t e = 0; e < graph->n_edges; ++e) {
-        // The edge that goes back has the unit vector −u: its slope is (h + u u·h)/d …, of opposite sign.
-        const float* u = edges[e].unit;
-        const float *h = by_edge + 4 * e + 1, by_d = by_edge[4 * e] * net->rows_per_length;
+    memset(edge_slopes, 0, graph->n_edges * 3 * sizeof(float));
+    for (int64_t p = 0; p < first[n]; ++p) {
+        const float *u = pairs[p].unit, *h = by_pair + 4 * p + 1, by_d = h[-1] * net->rows_per_length;
         const float inner = h[0] * u[0] + h[1] * u[1] + h[2] * u[2];
-        for (int c = 0; c < 3; ++c) edge_slopes[3 * e + c] = by_d * u[c] - (h[c] - inner * u[c]) * edges[e].per_length;
+        for (int c = 0; c < 3; ++c)
+            edge_slopes[3 * pairs[p].edge + c] = by_d * u[c] + (h[c] - inner * u[c]) * pairs[p].per_length;
     }
+    return 1;
 }
 
 // Floats and bytes of workspace that the functions below need.
-int64_t kg_painn_edge_bytes() { return sizeof(Edge); }
+int64_t kg_painn_pair_bytes() { return sizeof(Pair); }
 int64_t kg_painn_direct_floats(const Network* net, int64_t n_atoms) {
     return n_atoms * 14 * net->width + Tile::floats(net->width);
 }
 
-// Forces (n_atoms, 3) by the direct head.
-void kg_painn_direct(const Network* net, const Graph* graph, void* edge_memory, int64_t* first, float* memory,
-                     float* forces) {
+// Forces (n_atoms, 3) by the direct head. Returns 0, and writes nothing, where pairs cannot be prepared.
+int64_t kg_painn_direct(const Network* net, const Graph* graph, void* pair_memory, int64_t* first, float* memory,
+                        float* forces) {
     const int64_t F = net->width, n = graph->n_atoms;
-    Edge* edges = (Edge*)edge_memory;
-    prepare_edges(*net, *graph, edges, first);
+    Pair* pairs = (Pair*)pair_memory;
+    if (!prepare_pairs(*net, *graph, pairs, first)) return 0;
     float *scalars = memory, *vectors = scalars + n * F, *messages = vectors + n * 3 * F, *next = messages + n * 5 * F;
     Tile tile(next + n * 5 * F, F);
     for (int64_t l = 0; l < net->n_layers; ++l) {
         float* to = l + 1 < net->n_layers ? next : nullptr;
         if (l == 0)
-            forward_layer<true>(*net, l, *graph, edges, first, net->first_messages, scalars, vectors, scalars, vectors,
+            forward_layer<true>(*net, l, *graph, pairs, first, net->first_messages, scalars, vectors, scalars, vectors,
                                 scalars, vectors, to, tile);
         else
-            forward_layer<false>(*net, l, *graph, edges, first, messages, scalars, vectors, scalars, vectors, scalars,
+            forward_layer<false>(*net, l, *graph, pairs, first, messages, scalars, vectors, scalars, vectors, scalars,
                                  vectors, to, tile);
         float* freed = messages;
         messages = next;
@@ -541,5 +595,6 @@ void kg_painn_direct(const Network* net, const Graph* graph, void* edge_memory, 
     for (int64_t begin = 0; begin < n; begin += TILE)
         direct_forces(*net, smaller(TILE, n - begin), scalars + begin * F, vectors + begin * 3 * F,
                       forces + begin * 3, tile);
+    return 1;
 }
 }
