@@ -11,13 +11,21 @@ from torch import Tensor
 
 from kinetograph import kernels
 from kinetograph.errors import UserError
+from kinetograph.fixed_list import FixedList
 from kinetograph.graph import Graph, build_graph
 from kinetograph.kernels.edges import forces_from_slopes
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
 from kinetograph.nn.model import GpuForm, Head, Inference, InferenceForm, Model, Outputs, check_choice
 from kinetograph.nn.segments import sum_to
-from kinetograph.potential import Potential, Prediction, from_energies, is_fitting, stress_of
+from kinetograph.potential import (
+    Potential,
+    Prediction,
+    SteadyForm,
+    from_energies,
+    is_fitting,
+    stress_of,
+)
 from kinetograph.space import SpaceOrder
 from kinetograph.system import System
 
@@ -155,8 +163,8 @@ class LearnedPotential(Potential):
         form = self._gpu_form(system, ("direct",))
         if form is not None:
             graph = build_graph(system, neighbors, self.model.inference_request, dtype=self.dtype)
-            said = form(graph, ("direct",))
-            if said is not None:
+            if not bool(_too_short(graph, form)):
+                said = form(graph, ("direct",))
                 assert said.forces is not None
                 return said.forces * self.force_scale, said.energies
         return self._direct(build_graph(system, neighbors, self.request, dtype=self.dtype))
@@ -169,9 +177,8 @@ class LearnedPotential(Potential):
         if form is not None:
             request = self.model.inference_request
             graph = build_graph(system, neighbors, request, dtype=self.dtype, differentiable=True)
-            said = form(graph, heads)
-            if said is not None:
-                return graph, said
+            if not bool(_too_short(graph, form)):
+                return graph, form(graph, heads)
         graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
         return graph, self.model(graph, heads)
 
@@ -182,6 +189,15 @@ class LearnedPotential(Potential):
         if system.positions.requires_grad or system.cell.requires_grad or is_fitting(self):
             return None
         return self._form_by(self.model.gpu_form)
+
+    def steady_form(self, system: System) -> SteadyForm | None:
+        """By the model's form for a GPU, where that reads nothing but edges within a cutoff."""
+        heads = self.model.heads if self.also_direct else (self.answers,)
+        request = self.model.inference_request
+        form = self._gpu_form(system, heads)
+        if form is None or request != request.edges_only() or request.n_nearest is not None:
+            return None
+        return _OfFixedLists(self, form, heads, system)
 
     @property
     def _runs_on_gpu(self) -> bool:
@@ -339,6 +355,55 @@ class LearnedPotential(Potential):
         if kept is not None:
             self.reference_energies = kept.to(self.reference_energies.device)
         return self
+
+
+class _OfFixedLists:
+    """A learned potential on a GPU, called with lists of fixed size."""
+
+    def __init__(
+        self, potential: LearnedPotential, form: GpuForm, heads: tuple[Head, ...], system: System
+    ) -> None:
+        self.potential, self.form, self.heads = potential, form, heads
+        self.request = potential.model.inference_request
+        periodic = bool(system.pbc.all(dim=1).any())
+        self.gives_stress = "conservative" in heads and potential.model.true_gradient and periodic
+
+    def __call__(self, system: System, neighbors: FixedList) -> Prediction:
+        potential, conservative = self.potential, "conservative" in self.heads
+        dtype = potential.force_scale.dtype
+        with torch.set_grad_enabled(conservative):
+            graph = neighbors.graph(system, dtype, differentiable=conservative)
+            neighbors.note(_too_short(graph, self.form))
+            said = self.form(graph, self.heads)
+            n_atoms = system.n_atoms
+            direct = energies = None
+            if said.forces is not None:
+                direct = (said.forces.detach()[:n_atoms] * potential.force_scale).to(system.dtype)
+            if said.energies is not None:
+                energies = potential._in_eV(said.energies[:n_atoms], system.atomic_numbers)
+            if conservative:
+                assert energies is not None
+                return from_energies(
+                    system,
+                    graph,
+                    energies,
+                    fitting=False,
+                    direct_forces=direct,
+                    true_gradient=potential.model.true_gradient,
+                    with_stress=self.gives_stress,
+                )
+        assert direct is not None
+        return Prediction(
+            direct,
+            conservative=False,
+            energy=None if energies is None else sum_to(system.system_index, energies, system.n_systems),
+            atomic_energies=energies,
+        )
+
+
+def _too_short(graph: Graph, form: GpuForm) -> Tensor:
+    """() bool: whether an edge is shorter than the form can take."""
+    return (graph.distances < form.shortest_A).any()
 
 
 def _reordered(prediction: Prediction, place: Tensor) -> Prediction:

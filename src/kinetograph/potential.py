@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kinetograph.errors import UserError
+from kinetograph.fixed_list import FixedList
 from kinetograph.graph import Graph, GraphRequest, build_graph, refuse_coincident
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.segments import sum_of_products, sum_to
@@ -73,6 +75,22 @@ class Potential(nn.Module, ABC):
     @abstractmethod
     def forward(self, system: System, neighbors: NeighborList) -> Prediction: ...
 
+    def steady_form(self, system: System) -> SteadyForm | None:
+        """The potential for steps that are recorded on a GPU; ``None`` where there is no such form."""
+        return None
+
+
+class SteadyForm(Protocol):
+    """A potential that is called with lists of fixed size and asks the device nothing.
+
+    What it cannot answer for is noted in the list. Cells and boundary conditions must stay as they are.
+    """
+
+    @property
+    def request(self) -> GraphRequest: ...
+
+    def __call__(self, system: System, neighbors: FixedList) -> Prediction: ...
+
 
 class EnergyPotential(Potential):
     """An energy per atom, from edge vectors; forces and stress follow by one differentiation."""
@@ -104,12 +122,16 @@ def from_energies(
     fitting: bool,
     direct_forces: Tensor | None = None,
     true_gradient: bool = True,
+    with_stress: bool | None = None,
 ) -> Prediction:
-    """Forces and stress from the energies of atoms.
+    """Forces and stress from the energies of atoms, of the first ones where a graph has more than the system.
 
     With g = dE/d(edge vector), the force on an atom is the sum of g over the edges that leave it
     minus the sum over those that arrive, and the stress is the sum of r g over the volume: every
     length enters through the edge vectors, so a strain acts on them alone. Links count as edges.
+
+    Args:
+        with_stress: by default where a structure is periodic, which is asked of the device.
     """
     if torch.is_inference_mode_enabled():
         raise UserError(
@@ -117,6 +139,7 @@ def from_energies(
             where="conservative forces",
             mend="Use torch.no_grad instead.",
         )
+    energies = energies[: system.n_atoms]
     pairs = [(graph.center, graph.neighbor, graph.edge_vectors)]
     if graph.links is not None:
         pairs.append((graph.links.center, graph.links.neighbor, graph.links.vectors))
@@ -127,8 +150,9 @@ def from_energies(
         )
     else:
         slopes = (None,) * len(pairs)  # no edges: isolated atoms feel nothing
-    forces = torch.zeros_like(system.positions)
-    with_stress = true_gradient and bool(system.pbc.all(dim=1).any())
+    forces = system.positions.new_zeros(graph.n_atoms, 3)
+    if with_stress is None:
+        with_stress = true_gradient and bool(system.pbc.all(dim=1).any())
     virial = forces.new_zeros(system.n_systems, 3, 3)
     for (center, neighbor, vectors), slope in zip(pairs, slopes, strict=True):
         if slope is None:
@@ -136,26 +160,32 @@ def from_energies(
         slope = slope.to(system.dtype)
         forces = forces.index_add(0, center, slope).index_add(0, neighbor, -slope)
         if with_stress:
-            counts = _edges_per_system(system, center)
-            virial = virial + sum_of_products(vectors.detach().to(system.dtype), slope, counts)
+            virial = virial + _virial(system, graph.system_index[center], vectors, slope)
     if not fitting:
         energies = energies.detach()
     energies = energies.double()
     return Prediction(
-        forces=forces,
+        forces=forces[: system.n_atoms],
         conservative=true_gradient,
         energy=sum_to(system.system_index, energies, system.n_systems),
         atomic_energies=energies,
-        stress=stress_of(virial, system) if with_stress else None,
+        stress=stress_from(virial, system) if with_stress else None,
         direct_forces=direct_forces,
     )
 
 
-def _edges_per_system(system: System, center: Tensor) -> Tensor:
-    """(n_systems,): edges are sorted by their centres, and so by structure."""
-    if system.n_systems == 1:
-        return torch.full((1,), len(center))
-    return torch.bincount(system.system_index[center], minlength=system.n_systems)
+def _virial(system: System, structure: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
+    """(n_systems, 3, 3): the sum of vectors times slopes over edges.
+
+    Args:
+        structure: (n_edges,) that each edge belongs to, ascending.
+    """
+    vectors = vectors.detach().to(system.dtype)
+    if system.n_systems > 1 and system.device.type != "cpu":  # without asking how many edges each has
+        return sum_to(structure, vectors.unsqueeze(2) * slopes.unsqueeze(1), system.n_systems)
+    one = system.n_systems == 1
+    counts = torch.full((1,), len(vectors)) if one else torch.bincount(structure, minlength=system.n_systems)
+    return sum_of_products(vectors, slopes, counts)
 
 
 def stress_of(virial: Tensor, system: System) -> Tensor | None:
@@ -163,9 +193,12 @@ def stress_of(virial: Tensor, system: System) -> Tensor | None:
 
     The NaN is put in last: divided by, it would reach the gradients of all parameters.
     """
+    return stress_from(virial, system) if bool(system.pbc.all(dim=1).any()) else None
+
+
+def stress_from(virial: Tensor, system: System) -> Tensor:
+    """(n_systems, 3, 3): as :func:`stress_of`, where some structure is known to be periodic."""
     periodic = system.pbc.all(dim=1)
-    if not bool(periodic.any()):
-        return None
     volume = torch.where(periodic, system.volume, 1.0)
     stress = 0.5 * (virial + virial.transpose(1, 2)) / volume[:, None, None]
     return torch.where(periodic[:, None, None], stress, torch.nan)
@@ -206,7 +239,7 @@ class PairEnergyPotential(Potential):
         forces = sum_to(first, pull, system.n_atoms).index_add(0, second, -pull)
         halves = 0.5 * energies
         atomic = sum_to(first, halves, system.n_atoms).index_add(0, second, halves)
-        virial = sum_of_products(vectors, pull, _edges_per_system(system, first))
+        virial = _virial(system, system.system_index[first], vectors, pull)
         return Prediction(
             forces=forces,
             conservative=True,

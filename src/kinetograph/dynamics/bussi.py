@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from kinetograph.dynamics.motion import propagate
-from kinetograph.dynamics.noise import Purpose, of_each_structure
+from kinetograph.dynamics.noise import Purpose, normal_and_squares
 from kinetograph.dynamics.settings import Temperature, check_temperature, require_positive, thermal_energy
 from kinetograph.dynamics.state import DEFAULT_SKIN_A, State, changed, first_state, moving, total_energy
 from kinetograph.dynamics.velocities import per_atom
@@ -95,20 +95,11 @@ def rescaled(state: State, thermal: Tensor, decay: float) -> State:
         thermal: (n_systems,) kT in eV.
         decay: e^(−t/τ).
     """
-    degrees = state.inertia.degrees
-    counts = degrees.tolist()
-    draws = of_each_structure(
-        state.system,
-        state.streams,
-        state.step,
-        Purpose.VELOCITY_RESCALING,
-        lambda generator, index: [
-            generator.standard_normal(),
-            2.0 * generator.standard_gamma(0.5 * (counts[index] - 1.0)),
-        ],
+    normal, squares = normal_and_squares(
+        state.system, state.streams, state.step, Purpose.VELOCITY_RESCALING, state.inertia.degrees
     )
     before = state.kinetic_energy
-    scale = rescaling_factor(before, 0.5 * thermal, decay, draws[:, 0], draws[:, 1])
+    scale = rescaling_factor(before, 0.5 * thermal, decay, normal, squares)
     state = moving(state, state.velocities * per_atom(scale.unsqueeze(1), state.system))
     return state.keeping(heat=state.of_systems["heat"] + (state.kinetic_energy - before))
 

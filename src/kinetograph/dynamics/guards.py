@@ -62,10 +62,13 @@ class TemperatureGuard:
         meant = hottest(0.0 if target is None else target, state.system).clamp(min=RUNAWAY_FLOOR_K)
         return state.keeping(temperature_limit_K=self.factor * torch.maximum(state.temperature, meant))
 
-    def check(self, state: State, integrator: Integrator) -> dict[int, str]:
+    def limits_K(self, state: State) -> Tensor:
+        """(n_systems,) K."""
         limits = state.of_systems["temperature_limit_K"]
-        if self.max_temperature_K is not None:
-            limits = torch.full_like(limits, self.max_temperature_K)
+        return limits if self.max_temperature_K is None else torch.full_like(limits, self.max_temperature_K)
+
+    def check(self, state: State, integrator: Integrator) -> dict[int, str]:
+        limits = self.limits_K(state)
         healthy = state.temperature <= limits  # NaN compares false
         if bool(healthy.all()):
             return {}

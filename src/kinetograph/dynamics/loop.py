@@ -18,9 +18,10 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from torch import Tensor
 
+from kinetograph.dynamics.blocks import LONGEST_BLOCK, Block, Blocks, blocks_for
 from kinetograph.dynamics.checkpoint import RunDescription
 from kinetograph.dynamics.files import Outputs, failed_path
-from kinetograph.dynamics.guards import Guard
+from kinetograph.dynamics.guards import Guard, TemperatureGuard
 from kinetograph.dynamics.noise import Streams
 from kinetograph.dynamics.replicas import integrator_of, keep_replicas
 from kinetograph.dynamics.reporters import Reporter
@@ -79,6 +80,13 @@ class Averages:
         self.net_force_eV_per_A.index_add_(0, self._rows, net)
         self.n_steps.index_add_(0, self._rows, torch.ones_like(net))
 
+    def add_block(self, block: Block) -> None:
+        """Count the steps of a block."""
+        rows = torch.tensor(_replicas(block.state))
+        self.temperature_K.index_add_(0, rows, block.temperature_K.cpu())
+        self.net_force_eV_per_A.index_add_(0, rows, block.net_force_eV_per_A.cpu())
+        self.n_steps.index_add_(0, rows, torch.full((len(rows),), float(block.n_steps), dtype=torch.float64))
+
 
 @dataclass
 class Loop:
@@ -101,6 +109,9 @@ class Loop:
     wall_s: float = 0.0
     _last_checkpoint: float = field(default_factory=time.monotonic)
     _last_good: deque[State] = field(default_factory=lambda: deque(maxlen=N_LAST_GOOD_FRAMES))
+    _blocks: Blocks | None = None
+    _one_by_one_until: int = 0
+    """Step up to which no block is tried: one failed, or there are none for these structures."""
 
     def run(self, state: State, reporters: Sequence[Reporter], averages: Averages, *, resumed: bool) -> State:
         """From a state to the last step; what is left of the batch.
@@ -120,8 +131,13 @@ class Loop:
                 started = time.perf_counter()
                 while state.step < self.n_steps and stop.signal is None:
                     self._last_good.append(state)
-                    state = self._guarded_step(state, whole_integrator)
-                    averages.add(state)
+                    block = self._block(state, reporters)
+                    if block is not None:
+                        state = block.state
+                        averages.add_block(block)
+                    else:
+                        state = self._guarded_step(state, whole_integrator)
+                        averages.add(state)
                     for reporter in reporters:
                         if state.step % reporter.every == 0:
                             reporter.report(state)
@@ -140,18 +156,52 @@ class Loop:
             raise KeyboardInterrupt
         return state
 
+    def _block(self, state: State, reporters: Sequence[Reporter]) -> Block | None:
+        """Steps until somebody looks, all at once where a GPU can do that and they went well."""
+        n = self._unwatched(state.step, reporters)
+        if n < 2 or state.step < self._one_by_one_until:
+            return None
+        if self._blocks is None or not self._blocks.suits(state):
+            self._blocks = blocks_for(self.integrator, self.potential, state, self._temperature_limits(state))
+            if self._blocks is None:
+                self._one_by_one_until = self.n_steps
+                return None
+        block = self._blocks.advance(state, n)
+        if block is None or self._wrong(block.state):
+            self._one_by_one_until = state.step + n
+            return None
+        return block
+
+    def _unwatched(self, step: int, reporters: Sequence[Reporter]) -> int:
+        """Steps to the next that a reporter, a guard or a checkpoint waits for."""
+        every = [reporter.every for reporter in reporters if not getattr(reporter, "takes_any_step", False)]
+        every += [guard.every for guard in self.guards if not isinstance(guard, TemperatureGuard)]
+        if self.checkpoint_every is not None:
+            every.append(self.checkpoint_every)
+        return min([LONGEST_BLOCK, self.n_steps - step, *(k - step % k for k in every)])
+
+    def _temperature_limits(self, state: State) -> Tensor | None:
+        """(n_systems,) K: the lowest that the guards of temperatures set."""
+        limits = [guard.limits_K(state) for guard in self.guards if isinstance(guard, TemperatureGuard)]
+        return torch.stack(limits).amin(dim=0) if limits else None
+
+    def _wrong(self, state: State) -> dict[int, str]:
+        """What guards say of a state, those whose turn it is."""
+        wrong: dict[int, str] = {}
+        for guard in self.guards:
+            if state.step % guard.every == 0:
+                wrong = {**guard.check(state, self.integrator), **wrong}
+        return wrong
+
     def _guarded_step(self, state: State, whole_integrator: Integrator) -> State:
         """One step of all that are well; those that are not leave, and the others make it without them."""
         while True:
-            wrong: dict[int, str] = {}
             try:
                 new = self.integrator.step(state, self.potential)
             except UserError as error:
                 wrong = self._refused(state, error)
             else:
-                for guard in self.guards:
-                    if new.step % guard.every == 0:
-                        wrong = {**guard.check(new, self.integrator), **wrong}
+                wrong = self._wrong(new)
                 if not wrong:
                     return new
             for index, reason in wrong.items():

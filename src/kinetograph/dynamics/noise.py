@@ -4,6 +4,9 @@ Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11, 2011
 key and a counter. With key = (seed, replica) and counter = (step, purpose, part), a restarted run draws
 what the uninterrupted one would have drawn, and each structure of a batch has a stream of its own,
 which it keeps when others leave the batch.
+
+On a CPU the numbers are NumPy's. A GPU draws its own (``kernels/philox.py``), others than a CPU's for the
+same seed: the step may then be a number on the device.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,8 @@ from numpy.random import Generator, Philox
 from torch import Tensor
 
 from kinetograph.errors import UserError
+from kinetograph.kernels.philox import normal_numbers
+from kinetograph.nn.segments import sum_to
 from kinetograph.system import System
 
 Array = np.ndarray[Any, Any]
@@ -65,8 +71,20 @@ def streams_of(seed: int | Sequence[int], n_systems: int) -> Streams:
     return tuple(Stream(int(value), replica) for replica, value in enumerate(seeds))
 
 
-def standard_normal(system: System, streams: Streams, step: int, purpose: Purpose, part: int = 0) -> Tensor:
+Step = int | Tensor
+"""A number of steps; () int64 where only the device knows it."""
+
+
+def drawn_by_device(system: System, step: Step) -> bool:
+    """Whether the device that a system is on draws the numbers of a step."""
+    return isinstance(step, Tensor) or system.device.type != "cpu"
+
+
+def standard_normal(system: System, streams: Streams, step: Step, purpose: Purpose, part: int = 0) -> Tensor:
     """(n_atoms, 3) independent standard normal numbers in the type of the positions."""
+    if drawn_by_device(system, step):
+        return _of_device(system, streams, step, purpose, part)
+    assert isinstance(step, int)
     counts = [system.n_atoms] if system.n_systems == 1 else system.atoms_per_system.tolist()
     draws = [
         stream.at(step, purpose, part).standard_normal((count, 3))
@@ -74,6 +92,55 @@ def standard_normal(system: System, streams: Streams, step: int, purpose: Purpos
     ]
     noise = draws[0] if len(draws) == 1 else np.concatenate(draws)
     return torch.from_numpy(noise).to(device=system.device, dtype=system.dtype)
+
+
+def _of_device(system: System, streams: Streams, step: Step, purpose: Purpose, part: int) -> Tensor:
+    """Counted by the atom in its structure, the step, and the purpose with the part and the replica."""
+    low, high, replica = _words(streams, system.device)
+    counts = system.atoms_per_system
+    atom = torch.arange(system.n_atoms, device=system.device)
+    atom = atom - (counts.cumsum(dim=0) - counts)[system.system_index]
+    now = step if isinstance(step, Tensor) else torch.full_like(atom[:1], step)
+    of_structure = [word[system.system_index] for word in (low, high, replica)]
+    what = torch.full_like(atom, int(purpose) * 2**16 + part)
+    counter = (atom, what, of_structure[2], now & 0xFFFFFFFF)
+    return normal_numbers(counter, (of_structure[0], of_structure[1])).to(system.dtype)
+
+
+@lru_cache(maxsize=16)
+def _words(streams: Streams, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(n_systems,) each: both halves of the seeds, and the replicas."""
+    rows = [(stream.seed & 0xFFFFFFFF, stream.seed >> 32, stream.replica) for stream in streams]
+    low, high, replica = torch.tensor(rows, device=device).T.contiguous()
+    return low, high, replica
+
+
+def normal_and_squares(
+    system: System, streams: Streams, step: Step, purpose: Purpose, degrees: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(n_systems,) each: a standard normal number, and the sum of the squares of ``degrees − 1`` others."""
+    if not drawn_by_device(system, step):
+        assert isinstance(step, int)
+        each = degrees.tolist()
+        draws = of_each_structure(
+            system,
+            streams,
+            step,
+            purpose,
+            lambda generator, index: [
+                generator.standard_normal(),
+                2.0 * generator.standard_gamma(0.5 * (each[index] - 1.0)),
+            ],
+        )
+        return draws[:, 0], draws[:, 1]
+    counts = system.atoms_per_system
+    first = counts.cumsum(dim=0) - counts
+    one = _of_device(system, streams, step, purpose, 1)[first, 0]
+    squares = _of_device(system, streams, step, purpose, 0).square()
+    place = 3 * (torch.arange(system.n_atoms, device=system.device) - first[system.system_index])
+    number = place.unsqueeze(1) + torch.arange(3, device=system.device)
+    counted = torch.where(number < degrees[system.system_index].unsqueeze(1) - 1.0, squares, 0.0)
+    return one, sum_to(system.system_index, counted.sum(dim=1), system.n_systems)
 
 
 def of_each_structure(

@@ -132,6 +132,8 @@ class StatusReporter:
     """Live status on stderr: a line that changes on a terminal, a line now and then elsewhere."""
 
     every = 1
+    takes_any_step = True
+    """Whether steps may be left out: it looks at a clock."""
 
     def __init__(
         self,

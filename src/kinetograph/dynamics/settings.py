@@ -78,6 +78,8 @@ def for_each(name: str, values: float | Sequence[float], system: System) -> Tens
     Raises:
         UserError: there are more or fewer numbers than structures.
     """
+    if isinstance(values, int | float):  # without a copy from the host, which a recorded step cannot have
+        return torch.full((system.n_systems,), values, dtype=system.dtype, device=system.device)
     each = torch.as_tensor(values, dtype=system.dtype, device=system.device)
     if each.ndim > 0 and each.shape != (system.n_systems,):
         raise UserError(

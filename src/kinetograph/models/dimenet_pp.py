@@ -301,6 +301,8 @@ class _OnGpu:
     P_l(−cos α) = (−1)^l P_l(cos α).
     """
 
+    shortest_A = 0.0
+
     def __init__(self, model: DimeNetPlusPlus) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         factors = [(-1) ** l * math.sqrt(4.0 * math.pi / (2 * l + 1)) for l in range(model.n_spherical)]

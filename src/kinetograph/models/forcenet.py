@@ -411,6 +411,8 @@ class ForceNet(Model):
 class _OnGpu:
     """The network in torch's operations, each block's sum over neighbours in one pass."""
 
+    shortest_A = 0.0
+
     def __init__(self, model: ForceNet) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         maps = self.model.edge_maps

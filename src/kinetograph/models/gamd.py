@@ -413,6 +413,8 @@ class _OnGpu:
     Linear maps after each other are one, as in the form for a CPU.
     """
 
+    shortest_A = 0.0
+
     def __init__(self, model: GAMD) -> None:
         self.model = model = copy.deepcopy(model).requires_grad_(False)
         self.encoder: nn.Module = model.edge_encoder

@@ -451,6 +451,8 @@ class GNNFF(Model):
 class _OnGpu:
     """The network in torch's operations, each layer's sum over triplets in one pass, without triplets."""
 
+    shortest_A = 0.0
+
     def __init__(self, model: GNNFF) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.blocks: list[tuple[NodeBlock, EdgeBlock, Tensor, Tensor]] = []

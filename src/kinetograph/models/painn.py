@@ -446,6 +446,8 @@ class _Inference:
 class _OnGpu:
     """The network in torch's operations, each layer's messages in one pass with tabulated filters."""
 
+    shortest_A = SHORTEST_A
+
     def __init__(self, model: PaiNN) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         spline = spline_table(
@@ -459,10 +461,8 @@ class _OnGpu:
             self.tables.append(rows.to(message.filter.weight).contiguous())
         self.table = Table.of(spline, self.tables[0])
 
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs | None:
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         model = self.model
-        if bool((graph.distances < SHORTEST_A).any()):
-            return None
         first = first_edges(graph.center, graph.n_atoms)
         types = graph.edge_types if model.n_edge_types > 1 else None
         where = (self.table.start, self.table.per_length, first, graph.neighbor)

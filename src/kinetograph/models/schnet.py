@@ -232,6 +232,8 @@ class SchNet(Model):
 class _OnGpu:
     """The network in torch's operations, its convolutions in one pass each with tabulated filters."""
 
+    shortest_A = SHORTEST_A
+
     def __init__(self, model: SchNet) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.interactions = [layer for layer in self.model.interactions if isinstance(layer, Interaction)]
@@ -246,10 +248,8 @@ class _OnGpu:
         self.table = Table.of(spline, self.interactions[0].to_filters.weight)
         self.rows = [x.contiguous() for x in self.table.rows.tensor_split(len(self.interactions), dim=1)]
 
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs | None:
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         model = self.model
-        if bool((graph.distances < SHORTEST_A).any()):
-            return None
         where = (first_edges(graph.center, graph.n_atoms), graph.neighbor)
         nodes: Tensor = model.embedding(graph.atomic_numbers)
         for interaction, rows in zip(self.interactions, self.rows, strict=True):

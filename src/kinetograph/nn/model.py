@@ -102,11 +102,18 @@ class InferenceForm(Protocol):
 
 
 class GpuForm(Protocol):
-    """A model with its weights as they are now, in torch's operations and those of ``kernels/operators``."""
+    """A model with its weights as they are now, in torch's operations and those of ``kernels/operators``.
 
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs | None:
-        """As the model's forward pass, differentiable once by the vectors of edges; ``None`` where this graph
-        needs the plain form."""
+    It asks the device nothing: what is recorded once can be played again for other positions.
+    """
+
+    @property
+    def shortest_A(self) -> float:
+        """Å: graphs with shorter edges need the plain form."""
+        ...
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        """As the model's forward pass, differentiable once by the vectors of edges."""
         ...
 
 
@@ -126,6 +133,8 @@ class Model(nn.Module, ABC):
     """Whether the direct head comes with energies that its forces are not the gradient of (GemNet-dT)."""
     true_gradient: bool = True
     """Whether the derivative of the energies along edge vectors is their whole derivative."""
+    shortest_A: float = 0.0
+    """Å: of edges, where the model is its own form for a GPU."""
 
     @property
     def heads(self) -> tuple[Head, ...]:
