@@ -18,7 +18,7 @@ from kinetograph.system import System
 ROOM = 1.25
 """Entries of a fixed list for each of the list that it is made for."""
 EDGES_PER_NOBODY = 128
-"""Entries for each atom that is not there; those within the cutoff take most of them."""
+"""Entries for each atom that is not there; those within the cutoff take about half of them."""
 
 
 class FixedList:

@@ -13,10 +13,19 @@ from kinetograph import kernels
 from kinetograph.errors import UserError
 from kinetograph.fixed_list import FixedList
 from kinetograph.graph import Graph, build_graph
-from kinetograph.kernels.edges import forces_from_slopes
+from kinetograph.kernels.edges import ListedEdges, forces_from_slopes
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
-from kinetograph.nn.model import GpuForm, Head, Inference, InferenceForm, Model, Outputs, check_choice
+from kinetograph.nn.model import (
+    FormOfLists,
+    GpuForm,
+    Head,
+    Inference,
+    InferenceForm,
+    Model,
+    Outputs,
+    check_choice,
+)
 from kinetograph.nn.segments import sum_to
 from kinetograph.potential import (
     Potential,
@@ -130,7 +139,7 @@ class LearnedPotential(Potential):
         self.forget_inference_form()
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
-        heads = self.model.heads if self.training or self.also_direct else (self.answers,)
+        heads = self.model.heads if self.training else self._heads
         fast = self._fast_prediction(system, neighbors, heads)
         if fast is not None:
             return fast
@@ -163,7 +172,7 @@ class LearnedPotential(Potential):
         form = self._gpu_form(system, ("direct",))
         if form is not None:
             graph = build_graph(system, neighbors, self.model.inference_request, dtype=self.dtype)
-            if not bool(_too_short(graph, form)):
+            if form.shortest_A == 0.0 or not bool(_too_short(graph, form)):
                 said = form(graph, ("direct",))
                 assert said.forces is not None
                 return said.forces * self.force_scale, said.energies
@@ -177,7 +186,7 @@ class LearnedPotential(Potential):
         if form is not None:
             request = self.model.inference_request
             graph = build_graph(system, neighbors, request, dtype=self.dtype, differentiable=True)
-            if not bool(_too_short(graph, form)):
+            if form.shortest_A == 0.0 or not bool(_too_short(graph, form)):
                 return graph, form(graph, heads)
         graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
         return graph, self.model(graph, heads)
@@ -192,12 +201,17 @@ class LearnedPotential(Potential):
 
     def steady_form(self, system: System) -> SteadyForm | None:
         """By the model's form for a GPU, where that reads nothing but edges within a cutoff."""
-        heads = self.model.heads if self.also_direct else (self.answers,)
+        heads = self._heads
         request = self.model.inference_request
         form = self._gpu_form(system, heads)
         if form is None or request != request.edges_only() or request.n_nearest is not None:
             return None
         return _OfFixedLists(self, form, heads, system)
+
+    @property
+    def _heads(self) -> tuple[Head, ...]:
+        """What is asked of the model in evaluation."""
+        return self.model.heads if self.also_direct else (self.answers,)
 
     @property
     def _runs_on_gpu(self) -> bool:
@@ -221,13 +235,40 @@ class LearnedPotential(Potential):
         request = self.model.inference_request
         plain = request == request.edges_only() and request.n_nearest is None
         space = self._space(system, neighbors) if plain else None
-        graph = build_graph(system, neighbors, request, dtype=torch.float32, order=space)
-        with torch.no_grad():
-            said = form(graph, heads)
+        said, graph = None, None
+        if heads == ("direct",) and isinstance(form, FormOfLists):
+            said = self._of_list(form, system, neighbors, space)
+        if said is None:
+            graph = build_graph(system, neighbors, request, dtype=torch.float32, order=space)
+            with torch.no_grad():
+                said = form(graph, heads)
         if said is None:
             return None
         prediction = self._in_units(said, graph, system)
         return prediction if space is None else _reordered(prediction, space.place)
+
+    def _of_list(
+        self, form: FormOfLists, system: System, neighbors: NeighborList, space: SpaceOrder | None
+    ) -> Inference | None:
+        """Direct forces without a graph in between, in the order of places where there is one."""
+        rule = self.request.bond_rule
+        double = system.dtype == neighbors.shift.dtype == torch.float64
+        if not double or (rule is not None and rule != neighbors.bond_rule):
+            return None
+        edges = ListedEdges(
+            center=neighbors.center,
+            neighbor=neighbors.neighbor,
+            shift=neighbors.shift,
+            types=None if rule is None else neighbors.edge_types,
+            positions=system.positions,
+            cells=system.cell,
+            system_index=None if system.n_systems == 1 else system.system_index,
+            order=None if space is None else (space.order, space.place, space.first),
+        )
+        numbers = system.atomic_numbers
+        with torch.no_grad():
+            forces = form.of_list(numbers if space is None else numbers[space.order], edges)
+        return None if forces is None else Inference(forces=forces)
 
     def _space(self, system: System, neighbors: NeighborList) -> SpaceOrder | None:
         """An order in which large structures are computed, chosen once for a list."""
@@ -237,10 +278,13 @@ class LearnedPotential(Potential):
             self._ordered = neighbors, order
         return order
 
-    def _in_units(self, said: Inference, graph: Graph, system: System) -> Prediction:
-        """What an inference form has said."""
+    def _in_units(self, said: Inference, graph: Graph | None, system: System) -> Prediction:
+        """What an inference form has said; of direct forces alone there may be no graph."""
         direct = None if said.forces is None else (said.forces * self.force_scale).to(system.dtype)
-        energies = None if said.energies is None else self._in_eV(said.energies, graph.atomic_numbers)
+        energies = None
+        if said.energies is not None:
+            assert graph is not None
+            energies = self._in_eV(said.energies, graph.atomic_numbers)
         if energies is None or said.slopes is None:
             assert direct is not None
             return Prediction(
@@ -251,6 +295,7 @@ class LearnedPotential(Potential):
             )
         native = kernels.library()
         assert native is not None
+        assert graph is not None
         forces, virial = forces_from_slopes(
             native,
             *(
@@ -367,6 +412,10 @@ class _OfFixedLists:
         self.request = potential.model.inference_request
         periodic = bool(system.pbc.all(dim=1).any())
         self.gives_stress = "conservative" in heads and potential.model.true_gradient and periodic
+
+    def is_current(self) -> bool:
+        potential = self.potential
+        return self.heads == potential._heads and potential._form_by(potential.model.gpu_form) is self.form
 
     def __call__(self, system: System, neighbors: FixedList) -> Prediction:
         potential, conservative = self.potential, "conservative" in self.heads

@@ -13,7 +13,7 @@ from kinetograph.errors import UserError
 from kinetograph.fixed_list import FixedList
 from kinetograph.graph import Graph, GraphRequest, build_graph, refuse_coincident
 from kinetograph.neighbors import NeighborList
-from kinetograph.nn.segments import sum_of_products, sum_to
+from kinetograph.nn.segments import EACH_ALONE_ON, sum_of_products, sum_to
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 
@@ -91,6 +91,10 @@ class SteadyForm(Protocol):
 
     def __call__(self, system: System, neighbors: FixedList) -> Prediction: ...
 
+    def is_current(self) -> bool:
+        """Whether the potential would give this form again: same weights, same heads."""
+        ...
+
 
 class EnergyPotential(Potential):
     """An energy per atom, from edge vectors; forces and stress follow by one differentiation."""
@@ -160,7 +164,7 @@ def from_energies(
         slope = slope.to(system.dtype)
         forces = forces.index_add(0, center, slope).index_add(0, neighbor, -slope)
         if with_stress:
-            virial = virial + _virial(system, graph.system_index[center], vectors, slope)
+            virial = virial + _virial(system, graph.system_index, center, vectors, slope)
     if not fitting:
         energies = energies.detach()
     energies = energies.double()
@@ -174,18 +178,19 @@ def from_energies(
     )
 
 
-def _virial(system: System, structure: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
+def _virial(system: System, structure: Tensor, center: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
     """(n_systems, 3, 3): the sum of vectors times slopes over edges.
 
     Args:
-        structure: (n_edges,) that each edge belongs to, ascending.
+        structure: that each atom belongs to.
+        center: (n_edges,) ascending atoms.
     """
     vectors = vectors.detach().to(system.dtype)
-    if system.n_systems > 1 and system.device.type != "cpu":  # without asking how many edges each has
-        return sum_to(structure, vectors.unsqueeze(2) * slopes.unsqueeze(1), system.n_systems)
-    one = system.n_systems == 1
-    counts = torch.full((1,), len(vectors)) if one else torch.bincount(structure, minlength=system.n_systems)
-    return sum_of_products(vectors, slopes, counts)
+    if system.n_systems == 1:
+        return sum_of_products(vectors, slopes, torch.full((1,), len(vectors)))
+    if system.device.type not in EACH_ALONE_ON:
+        return sum_to(structure[center], vectors.unsqueeze(2) * slopes.unsqueeze(1), system.n_systems)
+    return sum_of_products(vectors, slopes, torch.bincount(structure[center], minlength=system.n_systems))
 
 
 def stress_of(virial: Tensor, system: System) -> Tensor | None:
@@ -239,7 +244,7 @@ class PairEnergyPotential(Potential):
         forces = sum_to(first, pull, system.n_atoms).index_add(0, second, -pull)
         halves = 0.5 * energies
         atomic = sum_to(first, halves, system.n_atoms).index_add(0, second, halves)
-        virial = _virial(system, system.system_index[first], vectors, pull)
+        virial = _virial(system, system.system_index, first, vectors, pull)
         return Prediction(
             forces=forces,
             conservative=True,

@@ -72,7 +72,8 @@ class System:
         """(n_systems,) int64."""
         if self.n_systems == 1:
             return torch.full((1,), self.n_atoms, device=self.device)
-        return torch.bincount(self.system_index, minlength=self.n_systems)
+        none = torch.zeros(self.n_systems, dtype=torch.int64, device=self.device)  # bincount asks the device
+        return none.index_add(0, self.system_index, torch.ones_like(self.system_index))
 
     @property
     def volume(self) -> Tensor:

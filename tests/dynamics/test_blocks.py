@@ -18,6 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from kinetograph import kernels
+from kinetograph import potential as potential_module
 from kinetograph.dynamics import loop
 from kinetograph.dynamics.blocks import Blocks, CudaGraph, blocks_for
 from kinetograph.dynamics.bussi import Bussi
@@ -29,6 +30,7 @@ from kinetograph.dynamics.state import Integrator, State, changed
 from kinetograph.dynamics.verlet import VelocityVerlet
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
+from kinetograph.nn import segments
 from kinetograph.system import System
 
 INTEGRATORS: list[Integrator] = [
@@ -42,7 +44,7 @@ DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"]
 class Again:
     """A recording that calls what was recorded."""
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
         function()  # as a GPU does before it records
         self.play = function
 
@@ -181,23 +183,83 @@ def test_what_goes_wrong_is_left_to_the_loop() -> None:
         assert blocks(integrator, model, start).advance(broken, 2) is None
 
 
+def test_a_list_that_does_not_last_a_block_makes_blocks_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths, played = [], 0
+
+    def on_this_cpu(integrator: Integrator, model: Any, state: State, limits: Any) -> Blocks:
+        return blocks(integrator, model, state)
+
+    advance = Blocks.advance
+
+    def counted(self: Blocks, state: State, n_steps: int) -> Any:
+        block = advance(self, state, n_steps)
+        lengths.append((n_steps, block is not None))
+        return block
+
+    monkeypatch.setattr(loop, "blocks_for", on_this_cpu)
+    monkeypatch.setattr(Blocks, "advance", counted)
+    result = simulate(
+        potential("direct"), crystal(), VelocityVerlet(2.0), n_steps=160, guards=(), skin_A=0.25, status=False
+    )
+    assert result.state.step == 160
+    assert lengths[0] == (50, False)
+    played = sum(n for n, went_well in lengths if went_well)
+    failed = sum(n for n, went_well in lengths if not went_well)
+    assert played > 40
+    assert failed < 160
+
+
+def test_an_error_of_a_recording_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Blocks:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(loop, "blocks_for", refuse)
+    with pytest.warns(UserWarning, match="none is recorded: operation not permitted when stream is captu"):
+        result = simulate(potential("direct"), crystal(), VelocityVerlet(1.0), n_steps=30, status=False)
+    assert result.state.step == 30
+
+
+def test_a_recording_that_does_nothing_is_noticed() -> None:
+    class Nothing:
+        def __init__(self, function: Callable[[], None], device: torch.device) -> None: ...
+
+        def play(self) -> None: ...
+
+    model, integrator = potential("direct"), VelocityVerlet(0.5)
+    with torch.no_grad():
+        start = started(integrator, model, crystal())
+        form = model.steady_form(start.system)
+        assert form is not None
+        made = Blocks(integrator, form, start, torch.full_like(start.temperature, 1e4), Nothing)
+        with pytest.raises(RuntimeError, match="does nothing"):
+            made.advance(start, 3)
+
+
 def test_blocks_are_for_what_they_were_made_for() -> None:
     model, integrator = potential(), Langevin(0.5, 300.0)
     with torch.no_grad():
         start = started(integrator, model, crystal(2))
         made = blocks(integrator, model, start)
+        assert made.suits(start)
         assert made.suits(integrator.step(start, model))
         assert not made.suits(keep_replicas(start, [1]))
         assert not made.suits(started(integrator, model, crystal(2)))
+        next(model.model.parameters()).mul_(1.5)
+        assert not made.suits(start)
         for other in (Langevin(0.5, [300.0, 310.0]), NoseHoover(0.5, 300.0)):
             assert blocks_for(other, model, start, None) is None
         assert blocks_for(integrator, model, start, None) is None  # on a CPU
 
 
+@pytest.mark.parametrize("n_systems", [1, 2])
 @pytest.mark.parametrize("forces", ["conservative", "direct"])
 @pytest.mark.parametrize("integrator", INTEGRATORS, ids=lambda i: type(i).__name__)
-def test_a_step_asks_the_device_nothing(integrator: Integrator, forces: str) -> None:
-    model, system = potential(forces), crystal()
+def test_a_step_asks_the_device_nothing(
+    integrator: Integrator, forces: str, n_systems: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (segments, potential_module):  # sums as on a GPU
+        monkeypatch.setattr(module, "EACH_ALONE_ON", ())
+    model, system = potential(forces), crystal(n_systems)
     with torch.no_grad():
         made = blocks(integrator, model, started(integrator, model, system))
         made.advance(started(integrator, model, system), 1)  # what is kept from step to step is there

@@ -31,7 +31,7 @@ from kinetograph.benchmark import environments
 from kinetograph.benchmark.cases import CASES, Case
 from kinetograph.benchmark.measure import Clock, Row, relative_error, timed_in_turns
 from kinetograph.benchmark.peer_process import PeerFailed, PeerProcess
-from kinetograph.benchmark.step import KELVIN, SKIN_A, STILL, TIMESTEP_FS
+from kinetograph.benchmark.step import KELVIN, SKIN_A, STILL, TIMESTEP_FS, steps_of_run
 from kinetograph.benchmark.structures import argon, water
 from kinetograph.dynamics.reporters import ns_per_day
 from kinetograph.dynamics.simulate import simulate
@@ -54,7 +54,6 @@ TURN_S = 0.1
 MOST_CALLS = 50
 WARM_UP = 3
 """Calls before the first that counts: TorchScript, which MACE is written for, compiles in the first few."""
-STEPS_OF_WATER = 20
 STEPS_OF_ARGON = 50
 """Steps in a turn."""
 
@@ -357,6 +356,7 @@ def _run(
 
 def _steps_of_water(n_atoms: int, clock: Clock) -> _Comparison:
     case, system = CASES["painn"], water(n_atoms)
+    n_steps = steps_of_run(system.n_atoms)
 
     def ours() -> list[_Turn]:
         potential = case.potential()
@@ -369,7 +369,7 @@ def _steps_of_water(n_atoms: int, clock: Clock) -> _Comparison:
             f"{case.preset}, {case.about}, {TIMESTEP_FS:g} fs",
         )
         # Always from the same start: atoms that fly straight on would meet.
-        run = partial(_run, potential, system, TIMESTEP_FS, KELVIN, SKIN_A, STEPS_OF_WATER, clock)
+        run = partial(_run, potential, system, TIMESTEP_FS, KELVIN, SKIN_A, n_steps, clock)
         return [_Turn(row, lambda: run()[0], TIMESTEP_FS)]
 
     given = {
@@ -387,7 +387,7 @@ def _steps_of_water(n_atoms: int, clock: Clock) -> _Comparison:
         asked=WATER_PEERS,
         task=_task(system, reference.WATER_CUTOFF_A, clock, more),
         n_edges=NeighborList.build(system, reference.WATER_CUTOFF_A).n_edges,
-        n_calls=STEPS_OF_WATER,
+        n_calls=n_steps,
     )
 
 

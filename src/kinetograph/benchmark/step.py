@@ -32,13 +32,16 @@ from kinetograph.graph import build_graph, neighbors_for
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models.gnnff import GNNFF, EdgeBlock
 from kinetograph.neighbors import NeighborList
-from kinetograph.potential import Potential, Prediction
+from kinetograph.potential import Potential, Prediction, SteadyForm
 from kinetograph.system import System
 
 KELVIN = 300.0
 TIMESTEP_FS = 0.5
-N_STEPS = 20
+N_STEPS, N_STEPS_OF_MANY, MANY = 20, 10, 20_000
+"""Steps of a run, and those of a structure of many atoms: some of those that fly straight on would meet."""
 SKIN_A = 0.5
+STEPS_TO_RECORD = 10
+"""Before time is taken on a GPU: the first block records."""
 STILL = 1e-6
 """Force scale of the models of a run: random forces may not throw the atoms about; all else is as usual."""
 
@@ -185,29 +188,41 @@ class _Timed(Potential):
         self.seconds += self.clock() - began
         return prediction
 
+    def steady_form(self, system: System) -> SteadyForm | None:
+        return self.inner.steady_form(system)  # whose time nobody takes
+
 
 class _Stopwatch:
-    """A reporter that takes the time from the first step's end to the last one's, and counts new lists."""
+    """A reporter that takes the time from a step's end to the last one's, and counts new lists."""
 
     every = 1
+    takes_any_step = True
 
-    def __init__(self, timed: _Timed) -> None:
-        self.timed = timed
+    def __init__(self, timed: _Timed, first_step: int) -> None:
+        self.timed, self._from = timed, first_step
         self.steps = self.lists = 0
         self.seconds = self.force_seconds = 0.0
         self._list: NeighborList | None = None
 
     def report(self, state: State) -> None:
+        if state.step < self._from:
+            return
         if self._list is None:
+            self._first_step = state.step
             self._began, self._forces_began = self.timed.clock(), self.timed.seconds
         else:
-            self.steps += 1
+            self.steps = state.step - self._first_step
             self.lists += state.neighbors is not self._list
             self.seconds = self.timed.clock() - self._began
             self.force_seconds = self.timed.seconds - self._forces_began
         self._list = state.neighbors
 
     def close(self) -> None: ...
+
+
+def steps_of_run(n_atoms: int) -> int:
+    """For so long atoms that fly straight on do not meet."""
+    return N_STEPS_OF_MANY if n_atoms >= MANY else N_STEPS
 
 
 def whole_step(name: str, case: Case, system: System, clock: Clock, seconds: float) -> Row:
@@ -224,18 +239,21 @@ def whole_step(name: str, case: Case, system: System, clock: Clock, seconds: flo
     def build() -> NeighborList:
         return NeighborList.build(system, request.cutoff, skin=SKIN_A, bond_rule=request.bond_rule)
 
-    potential(system, build())  # code is made, memory is there
+    neighbors = build()
+    potential(system, neighbors)  # code is made, memory is there
     step_s: list[float] = []
     force_s: list[float] = []
     list_s: list[float] = []
     began = clock()
+    on_gpu = clock.device.type == "cuda"
+    recorded = STEPS_TO_RECORD if on_gpu else 0
     while len(step_s) < MIN_ROUNDS or (clock() - began < seconds and len(step_s) < MAX_ROUNDS):
-        watch = _Stopwatch(timed)
+        watch = _Stopwatch(timed, recorded)
         simulate(
             timed,
             system,
             VelocityVerlet(TIMESTEP_FS),
-            n_steps=N_STEPS,
+            n_steps=recorded + steps_of_run(system.n_atoms),
             initial_temperature_K=KELVIN,
             skin_A=SKIN_A,
             reporters=[watch],
@@ -246,17 +264,18 @@ def whole_step(name: str, case: Case, system: System, clock: Clock, seconds: flo
         force_s.append(watch.force_seconds / watch.steps)
         list_s.append(clock.seconds(build) * watch.lists / watch.steps)
     step, force, lists = median(step_s), median(force_s), median(list_s)
+    shares = {
+        "force_share": force / step,
+        "neighbor_share": lists / step,
+        "integrator_share": 1.0 - (force + lists) / step,
+    }
     return Row(
         case=name,
         variant="whole step",
         precision="float32",
         n_atoms=system.n_atoms,
-        n_edges=build().n_edges,
+        n_edges=neighbors.n_edges,
         median_s=step,
-        more={
-            "force_share": force / step,
-            "neighbor_share": lists / step,
-            "integrator_share": 1.0 - (force + lists) / step,
-            "ns_per_day": ns_per_day(1.0 / step, TIMESTEP_FS),
-        },
+        # Within a recorded step nobody looks at a clock.
+        more={**({} if on_gpu else shares), "ns_per_day": ns_per_day(1.0 / step, TIMESTEP_FS)},
     )

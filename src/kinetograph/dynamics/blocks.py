@@ -10,8 +10,9 @@ is the oracle of this.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from kinetograph.dynamics.bussi import Bussi
 from kinetograph.dynamics.langevin import Langevin
+from kinetograph.dynamics.noise import words_of
 from kinetograph.dynamics.state import Integrator, State, changed
 from kinetograph.dynamics.verlet import VelocityVerlet
 from kinetograph.fixed_list import FixedList
@@ -38,25 +40,53 @@ class Recording(Protocol):
     def play(self) -> None: ...
 
 
-Recorder = Callable[[Callable[[], None]], Recording]
+Recorder = Callable[[Callable[[], None], torch.device], Recording]
 
 
 class CudaGraph:
-    """What a function launches, as one CUDA graph."""
+    """What a function launches on a device, as one CUDA graph.
 
-    def __init__(self, function: Callable[[], None]) -> None:
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(N_WARM_UPS):
-                function()
-        torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            function()
+    Raises:
+        RuntimeError: the function asks the device something, or does what cannot be recorded.
+    """
+
+    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
+        self._device = device
+        with _ONE_AT_A_TIME, torch.cuda.device(device):
+            before = torch.cuda.current_stream()
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(before)
+            try:
+                with torch.cuda.stream(aside):
+                    for _ in range(N_WARM_UPS):
+                        function()
+                    # A question is refused here: a recording that fails leaves torch in disorder.
+                    with _no_questions():
+                        function()
+                self._graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"):
+                    function()
+            finally:
+                torch.cuda.set_stream(before)
+                before.wait_stream(aside)
 
     def play(self) -> None:
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def _no_questions() -> Iterator[None]:
+    """Within, what would wait for the device raises."""
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 @dataclass(frozen=True)
@@ -90,6 +120,7 @@ class Blocks:
     ) -> None:
         self.integrator, self.form, self.record = integrator, form, record
         self.like, self.limits = state, limits_K.clone()
+        self.kept = words_of(state.streams, state.system.device)  # a recording reads their memory
         self.recording: Recording | None = None
         self._prepare(state.neighbors)
 
@@ -118,7 +149,8 @@ class Blocks:
         """Whether the state is one of those that this was made for."""
         own, like = _moving(state), self.now
         return (
-            state.streams is self.like.streams
+            self.form.is_current()
+            and state.streams is self.like.streams
             and state.inertia is self.like.inertia
             and own.keys() == like.keys()
             and all(own[name].shape == like[name].shape for name in own)
@@ -146,10 +178,12 @@ class Blocks:
         """Make the steps in the memory; whether all went well."""
         if self.recording is None:
             self._load(state)
-            self.recording = self.record(self._step)
+            self.recording = self.record(self._step, state.system.device)
         self._load(state)
         for _ in range(n_steps):
             self.recording.play()
+        if int(self.now["step"]) != state.step + n_steps:
+            raise RuntimeError("a recorded step does nothing")
         return not bool(self.list.bad)
 
     def _load(self, state: State) -> None:
@@ -165,29 +199,22 @@ def blocks_for(
 ) -> Blocks | None:
     """Blocks of a run on a GPU; ``None`` where steps need the host.
 
-    That is so for rigid bonds, barostats and Nosé–Hoover chains, ramps, and potentials without a form
-    for a GPU that reads nothing but edges.
+    That is so for lists without a skin, rigid bonds, barostats and Nosé–Hoover chains, ramps, and potentials
+    without a form for a GPU that reads nothing but edges.
 
     Args:
         limits_K: of the guard of temperatures; ``None``: none.
     """
-    if state.system.device.type != "cuda" or state.rigid is not None:
+    if state.system.device.type != "cuda" or state.rigid is not None or state.neighbors.skin == 0.0:
         return None
-    plain = isinstance(integrator, VelocityVerlet | Langevin | Bussi)
+    plain = type(integrator) in (VelocityVerlet, Langevin, Bussi)
     constant = isinstance(integrator.target_temperature_K, int | float | None)
     form = potential.steady_form(state.system) if plain and constant else None
     if form is None:
         return None
     if limits_K is None:
         limits_K = torch.full_like(state.temperature, torch.inf)
-    try:
-        blocks = Blocks(integrator, form, state, limits_K)
-        blocks.advance(state, 1)
-    except Exception as error:  # what a device refuses to record is no reason not to run
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        warnings.warn(f"steps are made one by one, this GPU records none: {first_line}", stacklevel=2)
-        return None
-    return blocks
+    return Blocks(integrator, form, state, limits_K)
 
 
 def _moving(state: State) -> dict[str, Tensor]:

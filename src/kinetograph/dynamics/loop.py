@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from kinetograph.potential import Potential
 
 SECONDS_PER_CHECKPOINT = 30.0
 N_LAST_GOOD_FRAMES = 5
+FEWEST_ONE_BY_ONE = 10
+"""Steps made one by one after a block that failed."""
 
 
 class SimulationFailed(RunFailed):
@@ -110,6 +113,8 @@ class Loop:
     _last_checkpoint: float = field(default_factory=time.monotonic)
     _last_good: deque[State] = field(default_factory=lambda: deque(maxlen=N_LAST_GOOD_FRAMES))
     _blocks: Blocks | None = None
+    _longest_block: int = LONGEST_BLOCK
+    """Of late; halved where a block failed, a step longer after each that went well."""
     _one_by_one_until: int = 0
     """Step up to which no block is tried: one failed, or there are none for these structures."""
 
@@ -158,18 +163,31 @@ class Loop:
 
     def _block(self, state: State, reporters: Sequence[Reporter]) -> Block | None:
         """Steps until somebody looks, all at once where a GPU can do that and they went well."""
-        n = self._unwatched(state.step, reporters)
-        if n < 2 or state.step < self._one_by_one_until:
+        if state.step < self._one_by_one_until:
             return None
-        if self._blocks is None or not self._blocks.suits(state):
-            self._blocks = blocks_for(self.integrator, self.potential, state, self._temperature_limits(state))
-            if self._blocks is None:
-                self._one_by_one_until = self.n_steps
-                return None
-        block = self._blocks.advance(state, n)
-        if block is None or self._wrong(block.state):
-            self._one_by_one_until = state.step + n
+        n = min(self._unwatched(state.step, reporters), self._longest_block)
+        if n < 2:
             return None
+        try:
+            if self._blocks is None or not self._blocks.suits(state):
+                self._blocks = None  # its memory is free before there is another
+                limits = self._temperature_limits(state)
+                self._blocks = blocks_for(self.integrator, self.potential, state, limits)
+            block = None if self._blocks is None else self._blocks.advance(state, n)
+        except UserError:
+            block = None  # the step by itself will say it, and of which structure
+        except Exception as error:  # what a device refuses to record is no reason not to run
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"steps are made one by one, none is recorded: {first_line}", stacklevel=2)
+            self._blocks = block = None
+        if self._blocks is None:
+            self._one_by_one_until = self.n_steps
+        elif block is None or self._wrong(block.state):
+            self._longest_block = max(2, n // 2)
+            self._one_by_one_until = state.step + max(n, FEWEST_ONE_BY_ONE)
+            return None
+        elif n == self._longest_block:
+            self._longest_block = min(LONGEST_BLOCK, n + 1)
         return block
 
     def _unwatched(self, step: int, reporters: Sequence[Reporter]) -> int:

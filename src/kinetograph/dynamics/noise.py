@@ -96,7 +96,7 @@ def standard_normal(system: System, streams: Streams, step: Step, purpose: Purpo
 
 def _of_device(system: System, streams: Streams, step: Step, purpose: Purpose, part: int) -> Tensor:
     """Counted by the atom in its structure, the step, and the purpose with the part and the replica."""
-    low, high, replica = _words(streams, system.device)
+    low, high, replica = words_of(streams, system.device)
     counts = system.atoms_per_system
     atom = torch.arange(system.n_atoms, device=system.device)
     atom = atom - (counts.cumsum(dim=0) - counts)[system.system_index]
@@ -108,8 +108,8 @@ def _of_device(system: System, streams: Streams, step: Step, purpose: Purpose, p
 
 
 @lru_cache(maxsize=16)
-def _words(streams: Streams, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(n_systems,) each: both halves of the seeds, and the replicas."""
+def words_of(streams: Streams, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(n_systems,) each: both halves of the seeds, and the replicas, on the device that draws with them."""
     rows = [(stream.seed & 0xFFFFFFFF, stream.seed >> 32, stream.replica) for stream in streams]
     low, high, replica = torch.tensor(rows, device=device).T.contiguous()
     return low, high, replica

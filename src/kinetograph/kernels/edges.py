@@ -74,6 +74,27 @@ class ChosenEdges:
     shortest_edge: int
 
 
+@dataclass(frozen=True)
+class ListedEdges:
+    """Edges of a neighbour list, some of them beyond the cutoff."""
+
+    center: Tensor
+    """(n_edges,) int64, ascending."""
+    neighbor: Tensor
+    shift: Tensor
+    """(n_edges, 3) float64."""
+    types: Tensor | None
+    """(n_edges,) int64; ``None``: all of the first type."""
+    positions: Tensor
+    """(n_atoms, 3) float64 Å."""
+    cells: Tensor
+    """(n_systems, 3, 3) float64 Å."""
+    system_index: Tensor | None
+    """(n_atoms,) int64; ``None``: a single structure."""
+    order: tuple[Tensor, Tensor, Tensor] | None
+    """The atom at each place, the place of each atom, and where each atom's edges begin (n_atoms + 1,)."""
+
+
 def edges_within(
     library: Library,
     center: Tensor,

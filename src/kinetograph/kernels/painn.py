@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu
 
+from kinetograph.kernels.edges import ListedEdges
 from kinetograph.kernels.native import Library, Workspace, floats, require
 from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, SplineTable, spline_table
 
@@ -81,6 +82,14 @@ class _Graph(ctypes.Structure):
     ]
 
 
+class _List(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("shift", "positions", "cells", "system_index")),
+        *((name, ctypes.c_void_p) for name in ("order", "place", "begin")),
+        ("cutoff", ctypes.c_double),
+    ]
+
+
 class FusedPaiNN:
     """A trained PaiNN in the form it runs in."""
 
@@ -88,7 +97,7 @@ class FusedPaiNN:
         self._library = library
         self._kept: list[Tensor] = []  # what the pointers below point to
         self._workspace = Workspace()
-        self._plain_width = weights.embedding.shape[1]
+        self._plain_width, self._cutoff = weights.embedding.shape[1], weights.cutoff
         self._width = _up(self._plain_width, library.width)
         # Direct forces read values alone: their tables are half as long, and more of them stays in cache.
         slope_tolerance = math.inf if weights.energy_head is None else SLOPE_TOLERANCE
@@ -132,7 +141,7 @@ class FusedPaiNN:
     ) -> Tensor | None:
         """(n_atoms, 3) forces of the direct head.
 
-        ``None`` where some edge is shorter than ``SHORTEST_A`` or has none that goes back.
+        ``None`` where some edge is shorter than ``SHORTEST_A``, or not as many go back as forth.
 
         Args:
             element: (n_atoms,) int64 row of the embedding.
@@ -145,7 +154,36 @@ class FusedPaiNN:
         network = ctypes.byref(self._network)
         n_floats = self._library("kg_painn_direct_floats", network, len(element))
         graph, *workspace = self._prepared(element, center, neighbor, types, vectors, n_floats)
-        done = self._library("kg_painn_direct", network, ctypes.byref(graph), *workspace, forces)
+        done = self._library("kg_painn_direct", network, ctypes.byref(graph), None, *workspace, forces)
+        return forces if done else None
+
+    def direct_of_list(self, element: Tensor, edges: ListedEdges) -> Tensor | None:
+        """(n_atoms, 3) forces of the direct head, from a list that has both edges of each pair.
+
+        With an order, of its places. ``None`` where atoms are nearer than ``SHORTEST_A``, or not as many
+        edges go back as forth.
+
+        Args:
+            element: (n_atoms,) int64 row of the embedding; with an order, of its places.
+        """
+        require(torch.float64, edges.shift, edges.positions, edges.cells)
+        require(torch.int64, edges.system_index, *(edges.order or ()))
+        n_atoms = len(edges.positions)
+        order = (None, None, None) if edges.order is None else edges.order
+        if edges.order is not None and [len(x) for x in edges.order] != [n_atoms, n_atoms, n_atoms + 1]:
+            raise ValueError("the order is not of these atoms")
+        kept = [
+            None if x is None else x.contiguous()
+            for x in (edges.shift, edges.positions, edges.cells, edges.system_index, *order)
+        ]
+        listed = _List(*(None if x is None else x.data_ptr() for x in kept), self._cutoff)
+        forces = floats(n_atoms, 3)
+        network = ctypes.byref(self._network)
+        n_floats = self._library("kg_painn_direct_floats", network, n_atoms)
+        graph, *workspace = self._prepared(element, edges.center, edges.neighbor, edges.types, None, n_floats)
+        done = self._library(
+            "kg_painn_direct", network, ctypes.byref(graph), ctypes.byref(listed), *workspace, forces
+        )
         return forces if done else None
 
     def conservative(
@@ -179,7 +217,7 @@ class FusedPaiNN:
         center: Tensor,
         neighbor: Tensor,
         types: Tensor | None,
-        vectors: Tensor,
+        vectors: Tensor | None,
         n_floats: int,
     ) -> tuple[_Graph, Tensor, Tensor, Tensor]:
         require(torch.int64, element, center, neighbor, types)

@@ -43,6 +43,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -52,6 +53,7 @@ from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
+from kinetograph.kernels.edges import ListedEdges
 from kinetograph.kernels.operators.edges import Table, first_edges
 from kinetograph.kernels.operators.painn_message import painn_message
 from kinetograph.kernels.painn import FusedPaiNN, LayerWeights, Linear, Weights
@@ -425,12 +427,9 @@ class _Inference:
         self.fused = fused
 
     def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
-        rows = self.embedding.rows(graph.atomic_numbers).long()
+        rows = self._rows(graph.atomic_numbers)
         types = graph.edge_types if self.n_edge_types > 1 else None
-        known = len(rows) == 0 or (int(rows.min()) >= 0 and int(rows.max()) < len(self.embedding.weight))
-        if self.n_edge_types > 1:
-            known = known and types is not None and bool((types < self.n_edge_types).all())
-        if not known:
+        if rows is None or not self._are_known(types):
             return None
         edges = (rows, graph.center, graph.neighbor, types, graph.edge_vectors)
         if "conservative" not in heads:
@@ -441,6 +440,24 @@ class _Inference:
             return None
         energies, slopes, also_forces = said
         return Inference(also_forces, energies, slopes)
+
+    def of_list(self, atomic_numbers: Tensor, edges: ListedEdges) -> Tensor | None:
+        rows = self._rows(atomic_numbers)
+        types = edges.types if self.n_edge_types > 1 else None
+        if rows is None or not self._are_known(types):
+            return None
+        return self.fused.direct_of_list(rows, replace(edges, types=types))
+
+    def _rows(self, atomic_numbers: Tensor) -> Tensor | None:
+        """Rows of the embedding; ``None`` where an element has none."""
+        rows = self.embedding.rows(atomic_numbers).long()
+        known = len(rows) == 0 or (int(rows.min()) >= 0 and int(rows.max()) < len(self.embedding.weight))
+        return rows if known else None
+
+    def _are_known(self, types: Tensor | None) -> bool:
+        if self.n_edge_types == 1:
+            return True
+        return types is not None and bool((types < self.n_edge_types).all())
 
 
 class _OnGpu:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from kinetograph.errors import UserError, nearest
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.kernels.edges import ListedEdges
 
 Head = Literal["direct", "conservative"]
 Forces = Literal["direct", "conservative", "both"]
@@ -98,6 +99,16 @@ class InferenceForm(Protocol):
 
     def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
         """The outputs of these heads; ``None`` where this graph needs the plain form."""
+        ...
+
+
+@runtime_checkable
+class FormOfLists(Protocol):
+    """An inference form that takes direct forces from a neighbour list, without a graph in between."""
+
+    def of_list(self, atomic_numbers: Tensor, edges: ListedEdges) -> Tensor | None:
+        """(n_atoms, 3) direct forces, by places where edges have an order; ``None`` where this list needs
+        the graph."""
         ...
 
 

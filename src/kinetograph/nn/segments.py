@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+EACH_ALONE_ON = ("cpu",)
+"""Devices where blocks are summed one by one, after asking how long they are."""
+
 
 def sum_to(index: Tensor, values: Tensor, n: int) -> Tensor:
     """(n, …) with ``values[e]`` added to row ``index[e]``; rows that nothing is added to are zero."""
@@ -19,7 +22,7 @@ def sum_of_blocks(values: Tensor, counts: Tensor) -> Tensor:
     """
     if len(counts) == 1:
         return values.sum(dim=0, keepdim=True)
-    if values.device.type == "cpu":
+    if values.device.type in EACH_ALONE_ON:
         return torch.stack([block.sum(dim=0) for block in torch.split(values, counts.tolist())])
     block_of_row = torch.repeat_interleave(counts, output_size=len(values))
     return sum_to(block_of_row, values, len(counts))
@@ -35,7 +38,7 @@ def sum_of_products(first: Tensor, second: Tensor, counts: Tensor) -> Tensor:
     """
     if len(counts) == 1:
         return (first.T @ second).unsqueeze(0)
-    if first.device.type == "cpu":
+    if first.device.type in EACH_ALONE_ON:
         sizes = counts.tolist()
         pairs = zip(torch.split(first, sizes), torch.split(second, sizes), strict=True)
         return torch.stack([a.T @ b for a, b in pairs])

@@ -51,10 +51,43 @@ struct Pair {
     int32_t neighbor, row, edge;
 };
 
+// Edges that stand for their pairs, until there are enough of them to look at together.
+struct Pending {
+    static constexpr int64_t N = SplinePlaces::N;
+    float vectors[3 * N];
+    int64_t neighbor[N], type[N], edge[N], n = 0;
+
+    void add(const float* r, int64_t to, int64_t kind, int64_t number) {
+        for (int c = 0; c < 3; ++c) vectors[3 * n + c] = r[c];
+        neighbor[n] = to, type[n] = kind, edge[n++] = number;
+    }
+
+    // Make pairs of them; false where atoms are nearer than tables begin.
+    bool flush(const Network& net, Pair* pairs) {
+        SplinePlaces places;
+        if (n && !places.find(vectors, n, net.start, net.rows_per_length, net.n_rows)) return false;
+        for (int64_t i = 0; i < n; ++i) {
+            Pair& pair = pairs[i];
+            for (int k = 0; k < N_WEIGHTS; ++k) {
+                pair.weights[k] = places.weights[k][i];
+                pair.slopes[k] = places.slopes[k][i];
+            }
+            for (int c = 0; c < 3; ++c) pair.unit[c] = places.unit[c][i];
+            pair.per_length = places.per_length[i];
+            pair.neighbor = int32_t(neighbor[i]);
+            pair.row = places.row[i] + int32_t(type[i] * net.n_rows);
+            pair.edge = int32_t(edge[i]);
+        }
+        n = 0;
+        return true;
+    }
+};
+
 // Whether an edge stands for its pair; of an atom and its own image, the one that points up.
-INLINE bool leads(int64_t center, int64_t neighbor, const float* r) {
+template <typename Real>
+INLINE bool leads(int64_t center, int64_t neighbor, const Real* r) {
     if (center != neighbor) return center < neighbor;
-    return r[0] != 0.0f ? r[0] > 0.0f : r[1] != 0.0f ? r[1] > 0.0f : r[2] > 0.0f;
+    return r[0] != 0 ? r[0] > 0 : r[1] != 0 ? r[1] > 0 : r[2] > 0;
 }
 
 // The pairs of a graph by the atom that comes first, and with which each atom's begin, (n_atoms + 1,). False where
@@ -62,29 +95,63 @@ INLINE bool leads(int64_t center, int64_t neighbor, const float* r) {
 bool prepare_pairs(const Network& net, const Graph& graph, Pair* pairs, int64_t* first) {
     int64_t atom = 0, n_pairs = 0;
     first[0] = 0;
-    SplinePlaces places;
-    for (int64_t begin = 0; begin < graph.n_edges; begin += SplinePlaces::N) {
-        const int64_t n = smaller(SplinePlaces::N, graph.n_edges - begin);
-        if (!places.find(graph.vectors + 3 * begin, n, net.start, net.rows_per_length, net.n_rows)) return false;
-        for (int64_t i = 0; i < n; ++i) {
-            const int64_t e = begin + i;
-            while (atom < graph.center[e]) first[++atom] = n_pairs;
-            if (!leads(graph.center[e], graph.neighbor[e], graph.vectors + 3 * e)) continue;
-            if (2 * n_pairs >= graph.n_edges) return false;
-            Pair& pair = pairs[n_pairs++];
-            for (int k = 0; k < N_WEIGHTS; ++k) {
-                pair.weights[k] = places.weights[k][i];
-                pair.slopes[k] = places.slopes[k][i];
-            }
-            for (int c = 0; c < 3; ++c) pair.unit[c] = places.unit[c][i];
-            pair.per_length = places.per_length[i];
-            pair.neighbor = int32_t(graph.neighbor[e]);
-            pair.row = places.row[i] + int32_t(graph.type ? graph.type[e] * net.n_rows : 0);
-            pair.edge = int32_t(e);
-        }
+    Pending pending;
+    for (int64_t e = 0; e < graph.n_edges; ++e) {
+        while (atom < graph.center[e]) first[++atom] = n_pairs;
+        const float* r = graph.vectors + 3 * e;
+        if (!leads(graph.center[e], graph.neighbor[e], r)) continue;
+        if (2 * (n_pairs + 1) > graph.n_edges) return false;
+        pending.add(r, graph.neighbor[e], graph.type ? graph.type[e] : 0, e);
+        ++n_pairs;
+        if (pending.n == Pending::N && !pending.flush(net, pairs + n_pairs - Pending::N)) return false;
     }
     while (atom < graph.n_atoms) first[++atom] = n_pairs;
-    return 2 * n_pairs == graph.n_edges;
+    return pending.flush(net, pairs + n_pairs - pending.n) && 2 * n_pairs == graph.n_edges;
+}
+
+// Where the atoms of a list are. ``order`` has the atom at each place, ``place`` the place of each atom, ``begin``
+// (n_atoms + 1,) where each atom's edges begin in the list; they are null where atoms keep their order.
+struct List {
+    const double *shift, *positions, *cells;
+    const int64_t *system_index, *order, *place, *begin;
+    double cutoff;
+};
+
+// The same of a list with edges beyond the cutoff, by places; ``graph`` has no vectors then.
+bool prepare_pairs_of_list(const Network& net, const Graph& graph, const List& list, Pair* pairs, int64_t* first) {
+    const double limit = list.cutoff * list.cutoff;
+    int64_t at = 0, n_pairs = 0, n_leading = 0;
+    first[0] = 0;
+    Pending pending;
+    // Without an order the whole list is one piece; with one, the edges of each atom are.
+    const int64_t n_pieces = list.order ? graph.n_atoms : 1;
+    for (int64_t piece = 0; piece < n_pieces; ++piece) {
+        const int64_t from = list.order ? list.begin[list.order[piece]] : 0;
+        const int64_t to = list.order ? list.begin[list.order[piece] + 1] : graph.n_edges;
+        for (int64_t e = from; e < to; ++e) {
+            const int64_t i = graph.center[e], j = graph.neighbor[e];
+            const int64_t place_i = list.order ? piece : i, place_j = list.order ? list.place[j] : j;
+            const double* s = list.shift + 3 * e;
+            if (!leads(place_i, place_j, s)) continue;
+            if (2 * ++n_leading > graph.n_edges) return false;
+            const double *ri = list.positions + 3 * i, *rj = list.positions + 3 * j;
+            const double* h = list.cells + (list.system_index ? 9 * list.system_index[i] : 0);
+            double square = 0.0;
+            float vector[3];
+            for (int c = 0; c < 3; ++c) {
+                const double r = (rj[c] - ri[c]) + (s[0] * h[c] + s[1] * h[3 + c] + s[2] * h[6 + c]);
+                square += r * r;
+                vector[c] = float(r);
+            }
+            if (!(square < limit)) continue;
+            while (at < place_i) first[++at] = n_pairs;
+            pending.add(vector, place_j, graph.type ? graph.type[e] : 0, e);
+            ++n_pairs;
+            if (pending.n == Pending::N && !pending.flush(net, pairs + n_pairs - Pending::N)) return false;
+        }
+    }
+    while (at < graph.n_atoms) first[++at] = n_pairs;
+    return pending.flush(net, pairs + n_pairs - pending.n) && 2 * n_leading == graph.n_edges;
 }
 
 INLINE void prefetch(const float* from, int n_floats) {
@@ -572,12 +639,14 @@ int64_t kg_painn_direct_floats(const Network* net, int64_t n_atoms) {
     return n_atoms * 14 * net->width + Tile::floats(net->width);
 }
 
-// Forces (n_atoms, 3) by the direct head. Returns 0, and writes nothing, where pairs cannot be prepared.
-int64_t kg_painn_direct(const Network* net, const Graph* graph, void* pair_memory, int64_t* first, float* memory,
-                        float* forces) {
+// Forces (n_atoms, 3) by the direct head. Returns 0, and writes nothing, where pairs cannot be prepared. Of a graph,
+// or, where ``list`` is not null, of a list, whose forces come by places.
+int64_t kg_painn_direct(const Network* net, const Graph* graph, const List* list, void* pair_memory, int64_t* first,
+                        float* memory, float* forces) {
     const int64_t F = net->width, n = graph->n_atoms;
     Pair* pairs = (Pair*)pair_memory;
-    if (!prepare_pairs(*net, *graph, pairs, first)) return 0;
+    if (!(list ? prepare_pairs_of_list(*net, *graph, *list, pairs, first) : prepare_pairs(*net, *graph, pairs, first)))
+        return 0;
     float *scalars = memory, *vectors = scalars + n * F, *messages = vectors + n * 3 * F, *next = messages + n * 5 * F;
     Tile tile(next + n * 5 * F, F);
     for (int64_t l = 0; l < net->n_layers; ++l) {
