@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -27,6 +28,15 @@ from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
 
 
+@pytest.fixture(params=[1, 3], ids=lambda n: f"{n} threads")
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """One thread adds to both atoms of a pair; of several each sums over the edges of its own atoms."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 def painn(forces: str, **options: Any) -> LearnedPotential:
     return model("painn", forces, **{"n_layers": 3, "width": 48, **options})
 
@@ -44,7 +54,9 @@ def painn(forces: str, **options: Any) -> LearnedPotential:
     ],
     ids=str,
 )
-def test_painn_says_what_it_says_in_double_precision(library: Library, options: dict[str, Any]) -> None:
+def test_painn_says_what_it_says_in_double_precision(
+    library: Library, options: dict[str, Any], threads: int
+) -> None:
     fast, exact = painn("both", **options), painn("both", double=True, **options)
     assert fast._inference_form() is not None
     assert exact._inference_form() is None
@@ -60,14 +72,14 @@ def test_painn_says_what_it_says_in_double_precision(library: Library, options: 
     assert torch.equal(predict(fast, batch()).forces, ours.direct_forces)
 
 
-def test_painn_with_one_head(library: Library) -> None:
+def test_painn_with_one_head(library: Library, threads: int) -> None:
     for forces in ("direct", "conservative"):
         ours, theirs = predict(painn(forces), batch()), predict(painn(forces, double=True), batch())
         assert error(ours.forces, theirs.forces) < 1e-5
         assert (ours.energy is None) == (theirs.energy is None) == (forces == "direct")
 
 
-def test_a_structure_does_not_feel_the_batch_it_is_in(library: Library) -> None:
+def test_a_structure_does_not_feel_the_batch_it_is_in(library: Library, threads: int) -> None:
     potential = painn("both")
     whole = predict(potential, batch(), also_direct=True)
     first = 0
@@ -84,6 +96,21 @@ def test_a_structure_does_not_feel_the_batch_it_is_in(library: Library) -> None:
         assert torch.equal(alone.direct_forces, whole.direct_forces[atoms])
 
 
+def test_several_threads_say_the_same_to_the_bit(library: Library) -> None:
+    potential, before = painn("both"), torch.get_num_threads()
+    said = []
+    try:
+        for n in (2, 3, 7):
+            torch.set_num_threads(n)
+            said.append(predict(potential, batch(), also_direct=True))
+    finally:
+        torch.set_num_threads(before)
+    for other in said[1:]:
+        for name in ("forces", "energy", "stress", "direct_forces"):
+            mine, exact = getattr(other, name), getattr(said[0], name)
+            assert torch.equal(torch.nan_to_num(mine), torch.nan_to_num(exact)), name
+
+
 def test_weights_that_change_are_noticed(library: Library) -> None:
     potential, system = painn("direct"), batch()
     before = predict(potential, system).forces
@@ -98,7 +125,7 @@ def test_weights_that_change_are_noticed(library: Library) -> None:
     assert torch.equal(predict(potential, system).forces, before)
 
 
-def test_what_the_compiled_passes_cannot_do_takes_the_plain_form(library: Library) -> None:
+def test_what_the_compiled_passes_cannot_do_takes_the_plain_form(library: Library, threads: int) -> None:
     near = batch().to_ase()
     near[1].positions[1] = near[1].positions[0] + [0.2, 0.0, 0.0]  # nearer than filters are tabulated
     system = System.from_ase(near)

@@ -21,7 +21,16 @@ from pathlib import Path
 SOURCES = Path(__file__).with_name("csrc")
 COMPILED = Path(__file__).with_name("compiled")
 
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fno-exceptions", "-fno-rtti", "-fno-math-errno")
+FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-math-errno",
+)
 
 INSTRUCTION_SETS: dict[str, tuple[str, ...]] = (
     {

@@ -152,9 +152,12 @@ class FusedPaiNN:
         """
         forces = floats(len(element), 3)
         network = ctypes.byref(self._network)
-        n_floats = self._library("kg_painn_direct_floats", network, len(element))
-        graph, *workspace = self._prepared(element, center, neighbor, types, vectors, n_floats)
-        done = self._library("kg_painn_direct", network, ctypes.byref(graph), None, *workspace, forces)
+        threads = torch.get_num_threads()
+        n_floats = self._library("kg_painn_direct_floats", network, len(element), threads)
+        graph, *workspace = self._prepared(element, center, neighbor, types, vectors, threads, n_floats)
+        done = self._library(
+            "kg_painn_direct", network, ctypes.byref(graph), None, threads, *workspace, forces
+        )
         return forces if done else None
 
     def direct_of_list(self, element: Tensor, edges: ListedEdges) -> Tensor | None:
@@ -179,10 +182,13 @@ class FusedPaiNN:
         listed = _List(*(None if x is None else x.data_ptr() for x in kept), self._cutoff)
         forces = floats(n_atoms, 3)
         network = ctypes.byref(self._network)
-        n_floats = self._library("kg_painn_direct_floats", network, n_atoms)
-        graph, *workspace = self._prepared(element, edges.center, edges.neighbor, edges.types, None, n_floats)
+        threads = torch.get_num_threads()
+        n_floats = self._library("kg_painn_direct_floats", network, n_atoms, threads)
+        graph, *workspace = self._prepared(
+            element, edges.center, edges.neighbor, edges.types, None, threads, n_floats
+        )
         done = self._library(
-            "kg_painn_direct", network, ctypes.byref(graph), ctypes.byref(listed), *workspace, forces
+            "kg_painn_direct", network, ctypes.byref(graph), ctypes.byref(listed), threads, *workspace, forces
         )
         return forces if done else None
 
@@ -204,11 +210,11 @@ class FusedPaiNN:
         energies, slopes = floats(len(element)), floats(len(center), 3)
         forces = floats(len(element), 3) if also_direct else None
         network = ctypes.byref(self._network)
-        n_floats = self._library("kg_painn_conservative_floats", network, len(element), len(center))
-        graph, *workspace = self._prepared(element, center, neighbor, types, vectors, n_floats)
-        done = self._library(
-            "kg_painn_conservative", network, ctypes.byref(graph), *workspace, energies, slopes, forces
-        )
+        threads = torch.get_num_threads()
+        n_floats = self._library("kg_painn_conservative_floats", network, len(element), threads, len(center))
+        graph, *workspace = self._prepared(element, center, neighbor, types, vectors, threads, n_floats)
+        arguments = (network, ctypes.byref(graph), threads, *workspace, energies, slopes, forces)
+        done = self._library("kg_painn_conservative", *arguments)
         return (energies, slopes, forces) if done else None
 
     def _prepared(
@@ -218,6 +224,7 @@ class FusedPaiNN:
         neighbor: Tensor,
         types: Tensor | None,
         vectors: Tensor | None,
+        threads: int,
         n_floats: int,
     ) -> tuple[_Graph, Tensor, Tensor, Tensor]:
         require(torch.int64, element, center, neighbor, types)
@@ -226,9 +233,10 @@ class FusedPaiNN:
             None if t is None else t.contiguous() for t in (element, center, neighbor, types, vectors)
         )
         graph = _Graph(len(element), len(center), *(None if t is None else t.data_ptr() for t in tensors))
-        pairs = self._workspace.bytes("pairs", len(center) // 2 * self._library("kg_painn_pair_bytes"))
-        first = self._workspace.bytes("first", 8 * (len(element) + 1))
-        return graph, pairs, first, self._workspace.bytes("features", 4 * n_floats)
+        n_pairs = len(center) if threads > 1 else len(center) // 2
+        pairs = self._workspace.bytes("pairs", n_pairs * self._library("kg_painn_pair_bytes"))
+        ranges = self._workspace.bytes("ranges", 16 * len(element))
+        return graph, pairs, ranges, self._workspace.bytes("features", 4 * n_floats)
 
     # ---- making -------------------------------------------------------------------------------------
 

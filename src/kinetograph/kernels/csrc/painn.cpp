@@ -1,13 +1,15 @@
 // PaiNN for running: the sum over neighbours, the update of an atom and the network that prepares its next
 // messages make one pass over small tiles of atoms, which stay in cache. Filters are splines, evaluated once for
 // both edges of a pair: an atom adds to those that come after it, so that its own sums are complete in its turn.
-// Energies are differentiated by the reverse passes below, in the same way.
+// Energies are differentiated by the reverse passes below, in the same way. Several threads share the atoms; then
+// each atom sums over all its edges by itself (BOTH is false), and nobody adds to another's.
 //
 // Layout, with F the width padded to whole registers: scalars (n_atoms, F); vectors (n_atoms, 3, F);
 // messages (n_atoms, F/W, 5, W): φ_s, φ_vs and φ_vv ∘ v. Those of the first layer, whose vectors are zero and
 // whose scalars are the element's, are (n_elements, F/W, 2, W).
 #include "product.h"
 #include "spline.h"
+#include "team.h"
 
 namespace {
 
@@ -90,25 +92,6 @@ INLINE bool leads(int64_t center, int64_t neighbor, const Real* r) {
     return r[0] != 0 ? r[0] > 0 : r[1] != 0 ? r[1] > 0 : r[2] > 0;
 }
 
-// The pairs of a graph by the atom that comes first, and with which each atom's begin, (n_atoms + 1,). False where
-// atoms are nearer than tables begin, and unless half of the edges lead: then some have none that goes back.
-bool prepare_pairs(const Network& net, const Graph& graph, Pair* pairs, int64_t* first) {
-    int64_t atom = 0, n_pairs = 0;
-    first[0] = 0;
-    Pending pending;
-    for (int64_t e = 0; e < graph.n_edges; ++e) {
-        while (atom < graph.center[e]) first[++atom] = n_pairs;
-        const float* r = graph.vectors + 3 * e;
-        if (!leads(graph.center[e], graph.neighbor[e], r)) continue;
-        if (2 * (n_pairs + 1) > graph.n_edges) return false;
-        pending.add(r, graph.neighbor[e], graph.type ? graph.type[e] : 0, e);
-        ++n_pairs;
-        if (pending.n == Pending::N && !pending.flush(net, pairs + n_pairs - Pending::N)) return false;
-    }
-    while (atom < graph.n_atoms) first[++atom] = n_pairs;
-    return pending.flush(net, pairs + n_pairs - pending.n) && 2 * n_pairs == graph.n_edges;
-}
-
 // Where the atoms of a list are. ``order`` has the atom at each place, ``place`` the place of each atom, ``begin``
 // (n_atoms + 1,) where each atom's edges begin in the list; they are null where atoms keep their order.
 struct List {
@@ -117,41 +100,63 @@ struct List {
     double cutoff;
 };
 
-// The same of a list with edges beyond the cutoff, by places; ``graph`` has no vectors then.
-bool prepare_pairs_of_list(const Network& net, const Graph& graph, const List& list, Pair* pairs, int64_t* first) {
-    const double limit = list.cutoff * list.cutoff;
-    int64_t at = 0, n_pairs = 0, n_leading = 0;
-    first[0] = 0;
+// The first edge whose centre is not before an atom.
+int64_t first_edge(const Graph& graph, int64_t atom) {
+    int64_t low = 0, high = graph.n_edges;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (graph.center[middle] < atom) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+// The pairs of the atoms at some places, from where to where each atom's are, and how many edges led. With BOTH those
+// that lead, one after the other; without, all, each where its atom's edges begin. Of a graph, or of a list with edges
+// beyond the cutoff, for which ``graph`` has no vectors. False where atoms are nearer than tables begin, and where
+// more than half of all edges lead: then some have none that goes back.
+template <bool BOTH>
+bool prepare_pairs(const Network& net, const Graph& graph, const List* list, int64_t from, int64_t to, Pair* pairs,
+                   int64_t* first, int64_t* last, int64_t* n_leading) {
+    const int64_t* order = list ? list->order : nullptr;
+    const double limit = list ? list->cutoff * list->cutoff : 0.0;
+    int64_t n_pairs = 0, n_led = 0, end = order ? 0 : first_edge(graph, from);
     Pending pending;
-    // Without an order the whole list is one piece; with one, the edges of each atom are.
-    const int64_t n_pieces = list.order ? graph.n_atoms : 1;
-    for (int64_t piece = 0; piece < n_pieces; ++piece) {
-        const int64_t from = list.order ? list.begin[list.order[piece]] : 0;
-        const int64_t to = list.order ? list.begin[list.order[piece] + 1] : graph.n_edges;
-        for (int64_t e = from; e < to; ++e) {
-            const int64_t i = graph.center[e], j = graph.neighbor[e];
-            const int64_t place_i = list.order ? piece : i, place_j = list.order ? list.place[j] : j;
-            const double* s = list.shift + 3 * e;
-            if (!leads(place_i, place_j, s)) continue;
-            if (2 * ++n_leading > graph.n_edges) return false;
-            const double *ri = list.positions + 3 * i, *rj = list.positions + 3 * j;
-            const double* h = list.cells + (list.system_index ? 9 * list.system_index[i] : 0);
-            double square = 0.0;
+    for (int64_t place = from; place < to; ++place) {
+        const int64_t begin = order ? list->begin[order[place]] : end;
+        if (order) end = list->begin[order[place] + 1];
+        else while (end < graph.n_edges && graph.center[end] == place) ++end;
+        if (!BOTH) n_pairs = begin;
+        first[place] = n_pairs;
+        for (int64_t e = begin; e < end; ++e) {
+            const int64_t i = graph.center[e], j = graph.neighbor[e], there = order ? list->place[j] : j;
+            const bool led = list ? leads(place, there, list->shift + 3 * e) : leads(place, there, graph.vectors + 3 * e);
+            n_led += led;
+            if (BOTH && !led) continue;
+            if (BOTH && 2 * n_led > graph.n_edges) return false;
             float vector[3];
-            for (int c = 0; c < 3; ++c) {
-                const double r = (rj[c] - ri[c]) + (s[0] * h[c] + s[1] * h[3 + c] + s[2] * h[6 + c]);
-                square += r * r;
-                vector[c] = float(r);
+            if (list) {
+                const double *s = list->shift + 3 * e, *ri = list->positions + 3 * i, *rj = list->positions + 3 * j;
+                const double* h = list->cells + (list->system_index ? 9 * list->system_index[i] : 0);
+                double square = 0.0;
+                for (int c = 0; c < 3; ++c) {
+                    const double r = (rj[c] - ri[c]) + (s[0] * h[c] + s[1] * h[3 + c] + s[2] * h[6 + c]);
+                    square += r * r;
+                    vector[c] = float(r);
+                }
+                if (!(square < limit)) continue;
+            } else {
+                for (int c = 0; c < 3; ++c) vector[c] = graph.vectors[3 * e + c];
             }
-            if (!(square < limit)) continue;
-            while (at < place_i) first[++at] = n_pairs;
-            pending.add(vector, place_j, graph.type ? graph.type[e] : 0, e);
+            pending.add(vector, there, graph.type ? graph.type[e] : 0, e);
             ++n_pairs;
             if (pending.n == Pending::N && !pending.flush(net, pairs + n_pairs - Pending::N)) return false;
         }
+        last[place] = n_pairs;
+        if (!BOTH && !pending.flush(net, pairs + n_pairs - pending.n)) return false;
     }
-    while (at < graph.n_atoms) first[++at] = n_pairs;
-    return pending.flush(net, pairs + n_pairs - pending.n) && 2 * n_leading == graph.n_edges;
+    *n_leading = n_led;
+    return pending.flush(net, pairs + n_pairs - pending.n);
 }
 
 INLINE void prefetch(const float* from, int n_floats) {
@@ -162,8 +167,9 @@ INLINE void prefetch(const float* from, int n_floats) {
 // ---- forward -----------------------------------------------------------------------------------------
 
 // What an atom and those that come after it send each other, in N registers of features from block ``b`` of W on:
-// added to the scalars and vectors of both. Of the atom's own the sum is complete when its turn comes.
-template <int N, bool FIRST>
+// added to the scalars and vectors of both. Of the atom's own the sum is complete when its turn comes. Without BOTH,
+// what all its neighbours send to the atom.
+template <int N, bool FIRST, bool BOTH>
 INLINE void message_blocks(const Network& net, const Layer& layer, const Graph& graph, int64_t atom, const Pair* begin,
                            const Pair* end, const float* messages, int64_t block, float* scalars, float* vectors) {
     constexpr int PARTS = FIRST ? 2 : 5;
@@ -179,8 +185,8 @@ INLINE void message_blocks(const Network& net, const Layer& layer, const Graph& 
         if (p + AHEAD < end) {
             const int64_t later = p[AHEAD].neighbor;
             if (!FIRST) prefetch(sent_by(later), PARTS * N * W);
-            prefetch(scalars + later * F, N * W);
-            for (int c = 0; c < 3; ++c) prefetch(vectors + (later * 3 + c) * F, N * W);
+            if (BOTH) prefetch(scalars + later * F, N * W);
+            for (int c = 0; BOTH && c < 3; ++c) prefetch(vectors + (later * 3 + c) * F, N * W);
         }
         const float *table = filter + int64_t(p->row) * (3 * W), *ours = sent_by(atom), *theirs = sent_by(j);
         float *s = scalars + j * F, *v = vectors + j * 3 * F;
@@ -190,15 +196,17 @@ INLINE void message_blocks(const Network& net, const Layer& layer, const Graph& 
             const vf w_vs = weighted_rows<N_WEIGHTS>(table + W, 3 * W, p->weights);
             const vf w_vv = FIRST ? vf{} : weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, p->weights);
             to_s[b] += load(theirs) * w_s;
+            const vf along = load(theirs + W) * w_vs;
+            for (int c = 0; c < 3; ++c) {
+                to_v[b][c] += along * p->unit[c];
+                if (!FIRST) to_v[b][c] += load(theirs + (2 + c) * W) * w_vv;
+            }
+            if (!BOTH) continue;
             store(s, load(s) + load(ours) * w_s);
-            const vf along = load(theirs + W) * w_vs, against = load(ours + W) * w_vs;
+            const vf against = load(ours + W) * w_vs;
             for (int c = 0; c < 3; ++c) {
                 vf there = load(v + c * F) - against * p->unit[c];
-                to_v[b][c] += along * p->unit[c];
-                if (!FIRST) {
-                    to_v[b][c] += load(theirs + (2 + c) * W) * w_vv;
-                    there += load(ours + (2 + c) * W) * w_vv;
-                }
+                if (!FIRST) there += load(ours + (2 + c) * W) * w_vv;
                 store(v + c * F, there);
             }
         }
@@ -211,14 +219,14 @@ INLINE void message_blocks(const Network& net, const Layer& layer, const Graph& 
     }
 }
 
-template <bool FIRST>
+template <bool FIRST, bool BOTH>
 INLINE void exchange(const Network& net, const Layer& layer, const Graph& graph, int64_t atom, const Pair* begin,
                      const Pair* end, const float* messages, float* scalars, float* vectors) {
     int64_t block = 0;
     for (; block + BLOCKS <= net.width / W; block += BLOCKS)
-        message_blocks<BLOCKS, FIRST>(net, layer, graph, atom, begin, end, messages, block, scalars, vectors);
+        message_blocks<BLOCKS, FIRST, BOTH>(net, layer, graph, atom, begin, end, messages, block, scalars, vectors);
     for (; block < net.width / W; ++block)
-        message_blocks<1, FIRST>(net, layer, graph, atom, begin, end, messages, block, scalars, vectors);
+        message_blocks<1, FIRST, BOTH>(net, layer, graph, atom, begin, end, messages, block, scalars, vectors);
 }
 
 // Workspace of a tile; every part has rows for TILE atoms.
@@ -311,27 +319,35 @@ void direct_forces(const Network& net, int64_t n, const float* scalars, const fl
         }
 }
 
-// One layer over all atoms: ``scalars`` and ``vectors`` in, ``mid_…`` after the message, ``new_…`` after the
+// The pairs of a graph's atoms, and the atoms that a thread works on: all of them with BOTH.
+struct Share {
+    const Graph& graph;
+    const Pair* pairs;
+    const int64_t *first, *last;
+    int64_t begin, end;
+};
+
+// One layer over some atoms: ``scalars`` and ``vectors`` in, ``mid_…`` after the message, ``new_…`` after the
 // update, which may all be the same memory; ``next`` gets the messages of the next layer, if there is one.
-template <bool FIRST>
-void forward_layer(const Network& net, int64_t l, const Graph& graph, const Pair* pairs, const int64_t* first,
-                   const float* messages, const float* scalars, const float* vectors, float* mid_scalars,
-                   float* mid_vectors, float* new_scalars, float* new_vectors, float* next, Tile& tile) {
-    const int64_t F = net.width;
+template <bool FIRST, bool BOTH>
+void forward_layer(const Network& net, int64_t l, const Share& share, const float* messages, const float* scalars,
+                   const float* vectors, float* mid_scalars, float* mid_vectors, float* new_scalars, float* new_vectors,
+                   float* next, Tile& tile) {
+    const int64_t F = net.width, from = share.begin, n_atoms = share.end - share.begin;
     const Layer& layer = net.layers[l];
     if (FIRST) {
-        for (int64_t a = 0; a < graph.n_atoms; ++a)
-            memcpy(mid_scalars + a * F, net.embedding + graph.element[a] * F, F * sizeof(float));
-        memset(mid_vectors, 0, graph.n_atoms * 3 * F * sizeof(float));
+        for (int64_t a = from; a < share.end; ++a)
+            memcpy(mid_scalars + a * F, net.embedding + share.graph.element[a] * F, F * sizeof(float));
+        memset(mid_vectors + from * 3 * F, 0, n_atoms * 3 * F * sizeof(float));
     } else if (mid_scalars != scalars) {
-        memcpy(mid_scalars, scalars, graph.n_atoms * F * sizeof(float));
-        memcpy(mid_vectors, vectors, graph.n_atoms * 3 * F * sizeof(float));
+        memcpy(mid_scalars + from * F, scalars + from * F, n_atoms * F * sizeof(float));
+        memcpy(mid_vectors + from * 3 * F, vectors + from * 3 * F, n_atoms * 3 * F * sizeof(float));
     }
-    for (int64_t begin = 0; begin < graph.n_atoms; begin += TILE) {
-        const int64_t n = smaller(TILE, graph.n_atoms - begin);
+    for (int64_t begin = from; begin < share.end; begin += TILE) {
+        const int64_t n = smaller(TILE, share.end - begin);
         for (int64_t a = begin; a < begin + n; ++a)
-            exchange<FIRST>(net, layer, graph, a, pairs + first[a], pairs + first[a + 1], messages, mid_scalars,
-                            mid_vectors);
+            exchange<FIRST, BOTH>(net, layer, share.graph, a, share.pairs + share.first[a], share.pairs + share.last[a],
+                                  messages, mid_scalars, mid_vectors);
         update(net, layer, n, mid_scalars + begin * F, mid_vectors + begin * 3 * F, new_scalars + begin * F,
                new_vectors + begin * 3 * F, tile);
         if (next)
@@ -408,8 +424,8 @@ void update_back(const Network& net, const Layer& layer, int64_t n, const float*
 
 // From the slopes by what all atoms have after a message to those by the messages (n_atoms, F/W, 5, W) that an atom
 // and those after it sent each other, and to those by the pairs (n_pairs, 4): by the place between two knots and by
-// the unit vector.
-template <int N, bool FIRST>
+// the unit vector. Without BOTH, of what the atom sent to all its neighbours: every edge has one that goes back.
+template <int N, bool FIRST, bool BOTH>
 INLINE void message_back_blocks(const Network& net, const Layer& layer, const Graph& graph, int64_t atom,
                                 const Pair* begin, const Pair* end, const float* messages, const float* slopes,
                                 int64_t block, float* by_messages, float* by_pair) {
@@ -426,7 +442,7 @@ INLINE void message_back_blocks(const Network& net, const Layer& layer, const Gr
         if (p + AHEAD < end) {
             const int64_t later = p[AHEAD].neighbor;
             prefetch(slopes + later * 4 * F, 4 * N * W);
-            if (!FIRST) {
+            if (!FIRST && BOTH) {
                 prefetch(sent_by(later), PARTS * N * W);
                 prefetch(by_messages + later * 5 * F, 5 * N * W);
             }
@@ -437,33 +453,47 @@ INLINE void message_back_blocks(const Network& net, const Layer& layer, const Gr
         vf by_place = vf{}, by_unit[3] = {};
 #pragma GCC unroll 4
         for (int b = 0; b < N; ++b) {
-            vf along_i = vf{}, along_j = vf{}, both = vf{};  // slopes by vectors along the pair; vectors exchanged
+            // What i sent to j, then what j sent to i.
             const vf w_vs = weighted_rows<N_WEIGHTS>(table + W, 3 * W, p->weights);
-            const vf from_i = load(m_i + W), from_j = load(m_j + W);
+            const vf w_s = FIRST ? vf{} : weighted_rows<N_WEIGHTS>(table, 3 * W, p->weights);
+            const vf w_vv = FIRST ? vf{} : weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, p->weights);
+            const vf gs_j = load(g_j), from_i = load(m_i + W);
+            vf along_j = vf{}, through = vf{};
             for (int c = 0; c < 3; ++c) {
-                const vf gi = load(g_i + (1 + c) * W), gj = load(g_j + (1 + c) * W);
-                along_i += gi * p->unit[c];
+                const vf gj = load(g_j + (1 + c) * W);
                 along_j -= gj * p->unit[c];
-                by_unit[c] += (gi * from_j - gj * from_i) * w_vs;
+                by_unit[c] -= gj * from_i * w_vs;
+                if (FIRST) continue;
+                total[b][2 + c] += gj * w_vv;
+                through += gj * load(m_i + (2 + c) * W);
             }
-            const vf gs_i = load(g_i), gs_j = load(g_j);
-            by_place += (gs_i * load(m_j) + gs_j * load(m_i)) * weighted_rows<N_WEIGHTS>(table, 3 * W, p->slopes);
-            by_place += (along_i * from_j + along_j * from_i) * weighted_rows<N_WEIGHTS>(table + W, 3 * W, p->slopes);
+            vf by_s = gs_j * load(m_i), by_vs = along_j * from_i;
             if (!FIRST) {
-                const vf w_s = weighted_rows<N_WEIGHTS>(table, 3 * W, p->weights);
-                const vf w_vv = weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, p->weights);
                 total[b][0] += gs_j * w_s;
-                store(by_j, load(by_j) + gs_i * w_s);
                 total[b][1] += along_j * w_vs;
-                store(by_j + W, load(by_j + W) + along_i * w_vs);
-                for (int c = 0; c < 3; ++c) {
-                    const vf gi = load(g_i + (1 + c) * W), gj = load(g_j + (1 + c) * W);
-                    total[b][2 + c] += gj * w_vv;
-                    store(by_j + (2 + c) * W, load(by_j + (2 + c) * W) + gi * w_vv);
-                    both += gi * load(m_j + (2 + c) * W) + gj * load(m_i + (2 + c) * W);
-                }
-                by_place += both * weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, p->slopes);
             }
+            if (BOTH) {
+                const vf gs_i = load(g_i), from_j = load(m_j + W);
+                vf along_i = vf{};
+                for (int c = 0; c < 3; ++c) {
+                    const vf gi = load(g_i + (1 + c) * W);
+                    along_i += gi * p->unit[c];
+                    by_unit[c] += gi * from_j * w_vs;
+                    if (FIRST) continue;
+                    float* to = by_j + (2 + c) * W;
+                    store(to, load(to) + gi * w_vv);
+                    through += gi * load(m_j + (2 + c) * W);
+                }
+                by_s += gs_i * load(m_j);
+                by_vs += along_i * from_j;
+                if (!FIRST) {
+                    store(by_j, load(by_j) + gs_i * w_s);
+                    store(by_j + W, load(by_j + W) + along_i * w_vs);
+                }
+            }
+            by_place += by_s * weighted_rows<N_WEIGHTS>(table, 3 * W, p->slopes);
+            by_place += by_vs * weighted_rows<N_WEIGHTS>(table + W, 3 * W, p->slopes);
+            if (!FIRST) by_place += through * weighted_rows<N_WEIGHTS>(table + 2 * W, 3 * W, p->slopes);
             table += table_stride;
             g_i += 4 * W, g_j += 4 * W, m_i += PARTS * W, m_j += PARTS * W, by_j += 5 * W;
         }
@@ -480,16 +510,18 @@ INLINE void message_back_blocks(const Network& net, const Layer& layer, const Gr
         }
 }
 
-template <bool FIRST>
+template <bool FIRST, bool BOTH>
 INLINE void message_back(const Network& net, const Layer& layer, const Graph& graph, int64_t atom, const Pair* begin,
                          const Pair* end, const float* messages, const float* slopes, float* by_messages,
                          float* by_pair) {
     constexpr int N = N_REGISTERS == 32 ? 2 : 1;
     int64_t block = 0;
     for (; block + N <= net.width / W; block += N)
-        message_back_blocks<N, FIRST>(net, layer, graph, atom, begin, end, messages, slopes, block, by_messages, by_pair);
+        message_back_blocks<N, FIRST, BOTH>(net, layer, graph, atom, begin, end, messages, slopes, block, by_messages,
+                                            by_pair);
     for (; block < net.width / W; ++block)
-        message_back_blocks<1, FIRST>(net, layer, graph, atom, begin, end, messages, slopes, block, by_messages, by_pair);
+        message_back_blocks<1, FIRST, BOTH>(net, layer, graph, atom, begin, end, messages, slopes, block, by_messages,
+                                            by_pair);
 }
 
 // From the slopes by the messages of atoms, and by what they have after the message, to those by what they had
@@ -553,117 +585,182 @@ struct Trace {
     int64_t floats() const { return L * n * 13 * F; }
 };
 
-}  // namespace
+// What every thread of a call has, beside memory for its own tiles.
+struct Call {
+    const Network& net;
+    const Graph& graph;
+    const List* list;
+    Pair* pairs;
+    int64_t *first, *last;  // (n_atoms,) each
+    float* memory;
+    float *energies, *edge_slopes, *forces;
+    int64_t n_leading, failed;
 
-extern "C" {
+    // Prepare the pairs of a thread's atoms; false, for all threads alike, where that cannot be done.
+    template <bool BOTH>
+    bool prepare(Team& team, const Share& share) {
+        int64_t led = 0;
+        if (!prepare_pairs<BOTH>(net, graph, list, share.begin, share.end, pairs, first, last, &led))
+            __atomic_store_n(&failed, 1, __ATOMIC_SEQ_CST);
+        __atomic_add_fetch(&n_leading, led, __ATOMIC_SEQ_CST);
+        team.wait();
+        return !failed && 2 * n_leading == graph.n_edges;
+    }
 
-int64_t kg_painn_conservative_floats(const Network* net, int64_t n_atoms, int64_t n_edges) {
-    const int64_t F = net->width;
-    return Trace{n_atoms, F, net->n_layers, nullptr}.floats() + n_atoms * 13 * F + Tile::floats(F) +
-           BackTile::floats(F) + TILE * 4 * F + n_edges * 2;
-}
+    Share share(const Team& team, int64_t number) const {
+        const int64_t n_tiles = (graph.n_atoms + TILE - 1) / TILE;
+        return {graph, pairs, first, last, TILE * (n_tiles * number / team.size()),
+                smaller(TILE * (n_tiles * (number + 1) / team.size()), graph.n_atoms)};
+    }
+};
 
-// Energies of atoms (n_atoms,), their sum's slopes by edge vectors (n_edges, 3), and forces (n_atoms, 3) of the
-// direct head unless null. The slope by a pair stands at the edge that leads, zero at the one that goes back.
-// Returns 0, and writes nothing, where pairs cannot be prepared.
-int64_t kg_painn_conservative(const Network* net, const Graph* graph, void* pair_memory, int64_t* first, float* memory,
-                              float* energies, float* edge_slopes, float* forces) {
-    const int64_t F = net->width, n = graph->n_atoms, L = net->n_layers;
-    Pair* pairs = (Pair*)pair_memory;
-    if (!prepare_pairs(*net, *graph, pairs, first)) return 0;
-    const Trace trace{n, F, L, memory};
-    float *slopes = memory + trace.floats(), *next = slopes + n * 4 * F;
-    float* tiles = next + n * 4 * F;
-    Tile tile(tiles, F);
-    BackTile back(tiles + Tile::floats(F), F);
-    float* slope_s = tiles + Tile::floats(F) + BackTile::floats(F);
-    float *slope_v = slope_s + TILE * F, *by_messages = slope_v + TILE * 3 * F, *by_pair = by_messages + n * 5 * F;
+int64_t direct_own_floats(int64_t F) { return Tile::floats(F); }
+int64_t conservative_own_floats(int64_t F) { return Tile::floats(F) + BackTile::floats(F) + TILE * 4 * F; }
 
-    for (int64_t l = 0; l < L; ++l) {
-        float* to = l + 1 < L ? trace.messages(l) : nullptr;
+template <bool BOTH>
+void direct(Call& call, Team& team, int64_t number) {
+    const Network& net = call.net;
+    const int64_t F = net.width, n = call.graph.n_atoms;
+    const Share share = call.share(team, number);
+    if (!call.prepare<BOTH>(team, share)) return;
+    float *scalars = call.memory, *vectors = scalars + n * F, *messages = vectors + n * 3 * F;
+    float *next = messages + n * 5 * F, *own = next + n * 5 * F + number * direct_own_floats(F);
+    Tile tile(own, F);
+    for (int64_t l = 0; l < net.n_layers; ++l) {
+        float* to = l + 1 < net.n_layers ? next : nullptr;
         if (l == 0)
-            forward_layer<true>(*net, l, *graph, pairs, first, net->first_messages, nullptr, nullptr,
-                                trace.mid_scalars(l), trace.mid_vectors(l), trace.scalars(l), trace.vectors(l), to, tile);
+            forward_layer<true, BOTH>(net, l, share, net.first_messages, scalars, vectors, scalars, vectors, scalars,
+                                      vectors, to, tile);
         else
-            forward_layer<false>(*net, l, *graph, pairs, first, trace.messages(l - 1), trace.scalars(l - 1),
-                                 trace.vectors(l - 1), trace.mid_scalars(l), trace.mid_vectors(l), trace.scalars(l),
-                                 trace.vectors(l), to, tile);
-    }
-    for (int64_t begin = 0; begin < n; begin += TILE) {
-        const int64_t m = smaller(TILE, n - begin), last = L - 1;
-        if (forces)
-            direct_forces(*net, m, trace.scalars(last) + begin * F, trace.vectors(last) + begin * 3 * F,
-                          forces + begin * 3, tile);
-        energy_head(*net, m, trace.scalars(last) + begin * F, energies + begin, slope_s, tile);
-        update_back(*net, net->layers[last], m, trace.mid_scalars(last) + begin * F,
-                    trace.mid_vectors(last) + begin * 3 * F, slope_s, nullptr, slopes + begin * 4 * F, tile, back);
-    }
-    memset(by_pair, 0, first[n] * 4 * sizeof(float));
-    for (int64_t l = L - 1; l >= 0; --l) {
-        const Layer& layer = net->layers[l];
-        if (l > 0) memset(by_messages, 0, n * 5 * F * sizeof(float));
-        for (int64_t begin = 0; begin < n; begin += TILE) {
-            const int64_t m = smaller(TILE, n - begin);
-            for (int64_t a = begin; a < begin + m; ++a) {
-                const Pair *from = pairs + first[a], *to = pairs + first[a + 1];
-                if (l == 0)
-                    message_back<true>(*net, layer, *graph, a, from, to, net->first_messages, slopes, by_messages,
-                                       by_pair + first[a] * 4);
-                else
-                    message_back<false>(*net, layer, *graph, a, from, to, trace.messages(l - 1), slopes, by_messages,
-                                        by_pair + first[a] * 4);
-            }
-            if (l == 0) continue;
-            messages_back(*net, layer, m, trace.scalars(l - 1) + begin * F, trace.vectors(l - 1) + begin * 3 * F,
-                          by_messages + begin * 5 * F, slopes + begin * 4 * F, slope_s, slope_v, tile, back);
-            update_back(*net, net->layers[l - 1], m, trace.mid_scalars(l - 1) + begin * F,
-                        trace.mid_vectors(l - 1) + begin * 3 * F, slope_s, slope_v, next + begin * 4 * F, tile, back);
-        }
-        float* freed = slopes;
-        slopes = next;
-        next = freed;
-    }
-    memset(edge_slopes, 0, graph->n_edges * 3 * sizeof(float));
-    for (int64_t p = 0; p < first[n]; ++p) {
-        const float *u = pairs[p].unit, *h = by_pair + 4 * p + 1, by_d = h[-1] * net->rows_per_length;
-        const float inner = h[0] * u[0] + h[1] * u[1] + h[2] * u[2];
-        for (int c = 0; c < 3; ++c)
-            edge_slopes[3 * pairs[p].edge + c] = by_d * u[c] + (h[c] - inner * u[c]) * pairs[p].per_length;
-    }
-    return 1;
-}
-
-// Floats and bytes of workspace that the functions below need.
-int64_t kg_painn_pair_bytes() { return sizeof(Pair); }
-int64_t kg_painn_direct_floats(const Network* net, int64_t n_atoms) {
-    return n_atoms * 14 * net->width + Tile::floats(net->width);
-}
-
-// Forces (n_atoms, 3) by the direct head. Returns 0, and writes nothing, where pairs cannot be prepared. Of a graph,
-// or, where ``list`` is not null, of a list, whose forces come by places.
-int64_t kg_painn_direct(const Network* net, const Graph* graph, const List* list, void* pair_memory, int64_t* first,
-                        float* memory, float* forces) {
-    const int64_t F = net->width, n = graph->n_atoms;
-    Pair* pairs = (Pair*)pair_memory;
-    if (!(list ? prepare_pairs_of_list(*net, *graph, *list, pairs, first) : prepare_pairs(*net, *graph, pairs, first)))
-        return 0;
-    float *scalars = memory, *vectors = scalars + n * F, *messages = vectors + n * 3 * F, *next = messages + n * 5 * F;
-    Tile tile(next + n * 5 * F, F);
-    for (int64_t l = 0; l < net->n_layers; ++l) {
-        float* to = l + 1 < net->n_layers ? next : nullptr;
-        if (l == 0)
-            forward_layer<true>(*net, l, *graph, pairs, first, net->first_messages, scalars, vectors, scalars, vectors,
-                                scalars, vectors, to, tile);
-        else
-            forward_layer<false>(*net, l, *graph, pairs, first, messages, scalars, vectors, scalars, vectors, scalars,
-                                 vectors, to, tile);
+            forward_layer<false, BOTH>(net, l, share, messages, scalars, vectors, scalars, vectors, scalars, vectors, to,
+                                       tile);
+        team.wait();
         float* freed = messages;
         messages = next;
         next = freed;
     }
-    for (int64_t begin = 0; begin < n; begin += TILE)
-        direct_forces(*net, smaller(TILE, n - begin), scalars + begin * F, vectors + begin * 3 * F,
-                      forces + begin * 3, tile);
-    return 1;
+    for (int64_t begin = share.begin; begin < share.end; begin += TILE)
+        direct_forces(net, smaller(TILE, share.end - begin), scalars + begin * F, vectors + begin * 3 * F,
+                      call.forces + begin * 3, tile);
+}
+
+template <bool BOTH>
+void conservative(Call& call, Team& team, int64_t number) {
+    const Network& net = call.net;
+    const Graph& graph = call.graph;
+    const int64_t F = net.width, n = graph.n_atoms, L = net.n_layers, n_pairs = BOTH ? graph.n_edges / 2 : graph.n_edges;
+    const Share share = call.share(team, number);
+    if (!call.prepare<BOTH>(team, share)) return;
+    const Trace trace{n, F, L, call.memory};
+    float *slopes = call.memory + trace.floats(), *next = slopes + n * 4 * F, *by_messages = next + n * 4 * F;
+    float *by_pair = by_messages + n * 5 * F, *own = by_pair + n_pairs * 4 + number * conservative_own_floats(F);
+    Tile tile(own, F);
+    BackTile back(own + Tile::floats(F), F);
+    float *slope_s = own + Tile::floats(F) + BackTile::floats(F), *slope_v = slope_s + TILE * F;
+    const Pair* pairs = call.pairs;
+
+    for (int64_t l = 0; l < L; ++l) {
+        float* to = l + 1 < L ? trace.messages(l) : nullptr;
+        if (l == 0)
+            forward_layer<true, BOTH>(net, l, share, net.first_messages, nullptr, nullptr, trace.mid_scalars(l),
+                                      trace.mid_vectors(l), trace.scalars(l), trace.vectors(l), to, tile);
+        else
+            forward_layer<false, BOTH>(net, l, share, trace.messages(l - 1), trace.scalars(l - 1), trace.vectors(l - 1),
+                                       trace.mid_scalars(l), trace.mid_vectors(l), trace.scalars(l), trace.vectors(l), to,
+                                       tile);
+        team.wait();
+    }
+    for (int64_t begin = share.begin; begin < share.end; begin += TILE) {
+        const int64_t m = smaller(TILE, share.end - begin), last = L - 1;
+        if (call.forces)
+            direct_forces(net, m, trace.scalars(last) + begin * F, trace.vectors(last) + begin * 3 * F,
+                          call.forces + begin * 3, tile);
+        energy_head(net, m, trace.scalars(last) + begin * F, call.energies + begin, slope_s, tile);
+        update_back(net, net.layers[last], m, trace.mid_scalars(last) + begin * F, trace.mid_vectors(last) + begin * 3 * F,
+                    slope_s, nullptr, slopes + begin * 4 * F, tile, back);
+    }
+    for (int64_t a = share.begin; a < share.end; ++a)
+        memset(by_pair + call.first[a] * 4, 0, (call.last[a] - call.first[a]) * 4 * sizeof(float));
+    team.wait();
+    for (int64_t l = L - 1; l >= 0; --l) {
+        const Layer& layer = net.layers[l];
+        if (l > 0) memset(by_messages + share.begin * 5 * F, 0, (share.end - share.begin) * 5 * F * sizeof(float));
+        for (int64_t begin = share.begin; begin < share.end; begin += TILE) {
+            const int64_t m = smaller(TILE, share.end - begin);
+            for (int64_t a = begin; a < begin + m; ++a) {
+                const Pair *from = pairs + call.first[a], *to = pairs + call.last[a];
+                float* by = by_pair + call.first[a] * 4;
+                if (l == 0)
+                    message_back<true, BOTH>(net, layer, graph, a, from, to, net.first_messages, slopes, by_messages, by);
+                else
+                    message_back<false, BOTH>(net, layer, graph, a, from, to, trace.messages(l - 1), slopes, by_messages,
+                                              by);
+            }
+            if (l == 0) continue;
+            messages_back(net, layer, m, trace.scalars(l - 1) + begin * F, trace.vectors(l - 1) + begin * 3 * F,
+                          by_messages + begin * 5 * F, slopes + begin * 4 * F, slope_s, slope_v, tile, back);
+            update_back(net, net.layers[l - 1], m, trace.mid_scalars(l - 1) + begin * F,
+                        trace.mid_vectors(l - 1) + begin * 3 * F, slope_s, slope_v, next + begin * 4 * F, tile, back);
+        }
+        team.wait();
+        float* freed = slopes;
+        slopes = next;
+        next = freed;
+    }
+    if (BOTH) memset(call.edge_slopes, 0, graph.n_edges * 3 * sizeof(float));
+    for (int64_t a = share.begin; a < share.end; ++a)
+        for (int64_t p = call.first[a]; p < call.last[a]; ++p) {
+            const float *u = pairs[p].unit, *h = by_pair + 4 * p + 1, by_d = h[-1] * net.rows_per_length;
+            const float inner = h[0] * u[0] + h[1] * u[1] + h[2] * u[2];
+            for (int c = 0; c < 3; ++c)
+                call.edge_slopes[3 * pairs[p].edge + c] = by_d * u[c] + (h[c] - inner * u[c]) * pairs[p].per_length;
+        }
+}
+
+// On several threads, or on this one.
+template <typename Pairwise, typename Gathered>
+int64_t run(Call& call, int64_t n_threads, Pairwise pairwise, Gathered gathered) {
+    if (n_threads > 1) {
+        const auto work = [&](Team& team, int64_t number) { gathered(call, team, number); };
+        Team::run(smaller(n_threads, (call.graph.n_atoms + TILE - 1) / TILE), work);
+    } else {
+        const auto work = [&](Team& team, int64_t number) { pairwise(call, team, number); };
+        Team::run(1, work);
+    }
+    return !call.failed && 2 * call.n_leading == call.graph.n_edges;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Bytes and floats of workspace that the functions below need; pairs are half as many as edges on one thread.
+int64_t kg_painn_pair_bytes() { return sizeof(Pair); }
+int64_t kg_painn_direct_floats(const Network* net, int64_t n_atoms, int64_t n_threads) {
+    return n_atoms * 14 * net->width + n_threads * direct_own_floats(net->width);
+}
+int64_t kg_painn_conservative_floats(const Network* net, int64_t n_atoms, int64_t n_threads, int64_t n_edges) {
+    const int64_t F = net->width;
+    return Trace{n_atoms, F, net->n_layers, nullptr}.floats() + n_atoms * 13 * F + n_edges * (n_threads > 1 ? 4 : 2) +
+           n_threads * conservative_own_floats(F);
+}
+
+// Energies of atoms (n_atoms,), their sum's slopes by edge vectors (n_edges, 3), and forces (n_atoms, 3) of the
+// direct head unless null. The slope by both edges of a pair may stand at one of them. ``ranges`` is for (2, n_atoms)
+// numbers. Returns 0 where pairs cannot be prepared.
+int64_t kg_painn_conservative(const Network* net, const Graph* graph, int64_t n_threads, void* pair_memory,
+                              int64_t* ranges, float* memory, float* energies, float* edge_slopes, float* forces) {
+    Call call{*net, *graph, nullptr, (Pair*)pair_memory, ranges, ranges + graph->n_atoms, memory, energies,
+              edge_slopes, forces, 0, 0};
+    return run(call, n_threads, conservative<true>, conservative<false>);
+}
+
+// Forces (n_atoms, 3) by the direct head, of a graph, or, where ``list`` is not null, of a list, whose forces come by
+// places. Returns 0 where pairs cannot be prepared.
+int64_t kg_painn_direct(const Network* net, const Graph* graph, const List* list, int64_t n_threads, void* pair_memory,
+                        int64_t* ranges, float* memory, float* forces) {
+    Call call{*net, *graph, list, (Pair*)pair_memory, ranges, ranges + graph->n_atoms, memory, nullptr, nullptr, forces,
+              0, 0};
+    return run(call, n_threads, direct<true>, direct<false>);
 }
 }
