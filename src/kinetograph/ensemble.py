@@ -268,9 +268,13 @@ def _plus(ensemble: Prediction, addition: Prediction) -> Prediction:
 
 def _copies(graph: Graph, n: int) -> Graph:
     """The edges of so many copies side by side, their vectors a leaf that requires gradients."""
-    first_atom = graph.n_atoms * torch.arange(n, device=graph.center.device)[:, None]
+    copy = torch.arange(n, device=graph.center.device)[:, None]
+    first_atom = graph.n_atoms * copy
     return replace(
         graph,
+        atomic_numbers=graph.atomic_numbers.repeat(n),
+        system_index=(graph.system_index + graph.n_systems * copy).flatten(),
+        n_systems=n * graph.n_systems,
         center=(graph.center + first_atom).flatten(),
         neighbor=(graph.neighbor + first_atom).flatten(),
         edge_vectors=graph.edge_vectors.repeat(n, 1).requires_grad_(True),
