@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr int64_t TILE = 48;
+constexpr int64_t TILE = 96;
 
 enum Kind { READ, LINEAR, SILU, ADD, MULTIPLY, WRITE };
 
@@ -32,7 +32,7 @@ INLINE int64_t row_of(const int64_t* index, int64_t row) { return index ? index[
 // y → scale · silu(y) in place, and the slope to the tape unless that is null.
 void activate(float* y, float scale, float* tape, int64_t n) {
     for (int64_t i = 0; i < n; i += W) {
-        const vf x = load(y + i), s = reciprocal(1.0f + exp(-x));
+        const vf x = load(y + i), s = inverse(1.0f + exp_of_minus(x));
         store(y + i, scale * x * s);
         if (tape) store(tape + i, scale * s * (1.0f + x * (1.0f - s)));
     }

@@ -1,12 +1,12 @@
-"""DimeNet++ and GemNet at their published sizes: compiled, plain and PyTorch Geometric, interleaved.
+"""DimeNet++ at its published size beside PyTorch Geometric's, interleaved in one process.
 
-    OMP_NUM_THREADS=1 python benchmarks/directional.py --molecules 16 64 258 --plain-molecules 64
+    OMP_NUM_THREADS=1 python benchmarks/dimenet_pp.py --molecules 16
 
-Processor time of energies and forces with random weights, on 16 ethanol molecules and on water, 5 Å, one
-thread; errors of forces are relative to double precision. PyTorch Geometric's DimeNet++ has the same weights
-and is given edges and triplets; its own bases and blocks run on our edge vectors, because it knows no
-periodic cells. The plain forms need gigabytes for more molecules of water than ``--plain-molecules``: beyond
-it the compiled form runs alone.
+Processor time of energies and forces with random weights, on ethanol molecules and on water, 5 Å, one
+thread; errors of forces are relative to double precision. PyTorch Geometric's DimeNet++ has the same weights;
+its own bases and blocks run on our edge vectors, because it knows no periodic cells. All are given a
+neighbour list and make of it what they need, triplets here and there. The other two need gigabytes for
+more than 64 molecules of water.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from ase.build import molecule
 from torch import Tensor
 
-from kernels import interleaved, model, plainly, water
+from kinetograph.benchmark.measure import Clock, in_turns, plainly, relative_error
+from kinetograph.benchmark.structures import water
 from kinetograph.graph import Graph, build_graph, neighbors_for
 from kinetograph.learned_potential import LearnedPotential
+from kinetograph.models import PRESETS, build
 from kinetograph.nn.segments import sum_to
 from kinetograph.system import System
 
@@ -129,38 +130,31 @@ def in_pytorch_geometric(potential: LearnedPotential) -> Callable[[Graph], Tenso
     return forces
 
 
-def relative(ours: Tensor, exact: Tensor) -> float:
-    return float((ours - exact).norm() / exact.norm())
-
-
-def compare(name: str, what: str, system: System, rounds: int, *, alone: bool) -> None:
+def compare(what: str, system: System, seconds: float) -> None:
     """A line of times and errors."""
-    potential = with_random_weights(model(name, CUTOFF_A, {}))
+    torch.manual_seed(0)
+    preset = PRESETS["dimenet++"]
+    hyperparameters = {**preset.hyperparameters, "forces": "conservative", "cutoff": CUTOFF_A}
+    potential = with_random_weights(build(preset.architecture, [1, 6, 8], hyperparameters).eval())
     neighbors = neighbors_for(system, potential.request)
-    call: Callable[[], Any] = partial(potential, system, neighbors)
-    actions = {"compiled": call}
-    text = ""
-    if not alone:
-        actions["plain"] = plainly(call)
-        exact = potential.double()(system, neighbors).forces
-        potential.float()
-        potential.forget_inference_form()
-        errors = [relative(action().forces, exact) for action in actions.values()]
-        text = f"; error {errors[0]:.1e}, plain {errors[1]:.1e}"
-        if name == "dimenet++":
-            graph = build_graph(system, neighbors, potential.request, dtype=torch.float32)
-            pyg = in_pytorch_geometric(potential)
-            actions["PyG"] = partial(pyg, graph)
-            text += f", PyG {relative(pyg(graph), exact):.1e}"
-    ms = interleaved(actions, rounds)
-    others = ", ".join(
-        f"{other} {ms[other]:.0f} ({ms[other] / ms['compiled']:.1f}x)" for other in ms if other != "compiled"
-    )
-    print(
-        f"{name:11s} {what:24s} {neighbors.n_edges:6d} edges: {ms['compiled']:7.1f} ms"
-        f"{', ' if others else ''}{others}{text}",
-        flush=True,
-    )
+    exact = potential.double()(system, neighbors).forces
+    potential.float()
+    theirs = in_pytorch_geometric(potential)
+    graph = partial(build_graph, system, neighbors, potential.request, dtype=torch.float32)
+    call = partial(potential, system, neighbors)
+    forces = {
+        "fast": lambda: call().forces,
+        "plain": lambda: plainly(call)().forces,
+        "PyTorch Geometric": lambda: theirs(graph()),
+    }
+    errors = {name: relative_error(action(), exact) for name, action in forces.items()}
+    times = in_turns(forces, Clock(torch.device("cpu"), 1), seconds)
+    for name, time in times.items():
+        print(
+            f"{what:22s} {neighbors.n_edges:6d} edges  {name:17s} {1e3 * time:8.1f} ms "
+            f"{time / times['fast']:5.2f}x  error {errors[name]:.1e}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -168,18 +162,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=["dimenet++", "gemnet-t", "gemnet-dt"])
-    parser.add_argument("--molecules", nargs="*", type=int, default=[64, 258], help="of water")
-    parser.add_argument("--plain-molecules", type=int, default=64, help="most of water for the plain forms")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--molecules", nargs="*", type=int, default=[64], help="of water")
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each structure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    with torch.no_grad():
-        for name in arguments.models:
-            compare(name, "16 ethanol", ethanol(16), 3 * arguments.rounds, alone=False)
-            for n in arguments.molecules:
-                alone = n > arguments.plain_molecules
-                compare(name, f"{3 * n} atoms of water", water(n), arguments.rounds, alone=alone)
+    compare("16 molecules, ethanol", ethanol(16), arguments.seconds)
+    for n in arguments.molecules:
+        compare(f"{3 * n} atoms of water", water(3 * n), arguments.seconds)
 
 
 if __name__ == "__main__":
