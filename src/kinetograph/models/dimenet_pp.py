@@ -46,26 +46,21 @@ Ours, equal in function: no angle is formed, only its cosine, so that gradients 
 atoms lie on a line; spherical Bessel functions are evaluated once per edge with exact roots; the radial
 part of the spherical basis meets its first matrix once per edge; the two matrices of the radial basis are
 multiplied with each other first. Ours in addition: direct forces, see :class:`MessageForces`; what runs on a
-CPU once trained is ``nn.dimenet_inference``.
+CPU once trained is ``running.dimenet_pp``.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from kinetograph.graph import Graph, GraphRequest
+from kinetograph.graph import GraphRequest
 from kinetograph.kernels import library
 from kinetograph.kernels.angular import MAX_DEGREES
-from kinetograph.kernels.operators.edges import first_edges
-from kinetograph.kernels.operators.legendre_sum import legendre_gather
 from kinetograph.kernels.spline import SHORTEST_A
-from kinetograph.nn.dimenet_inference import DimeNetPlusPlusInference
 from kinetograph.nn.directional import (
     BASIS_FORMS,
     RADIAL_FILTERS,
@@ -86,15 +81,14 @@ from kinetograph.nn.directional import (
 from kinetograph.nn.model import (
     Forces,
     GpuForm,
-    Head,
     InferenceForm,
-    Outputs,
     Preset,
     Published,
     check_choice,
     require_offer,
 )
 from kinetograph.nn.segments import sum_to
+from kinetograph.running.dimenet_pp import DimeNetPlusPlusInference, DimeNetPlusPlusOnGpu
 from kinetograph.triplets import Triplets
 
 
@@ -284,7 +278,7 @@ class DimeNetPlusPlus(DirectionalModel):
         return replace(self.request, triplets=None, reverse=True)
 
     def gpu_form(self) -> GpuForm | None:
-        return _OnGpu(self)
+        return DimeNetPlusPlusOnGpu(self)
 
     def inference_form(self) -> InferenceForm | None:
         native = library()
@@ -292,37 +286,3 @@ class DimeNetPlusPlus(DirectionalModel):
             return None
         with torch.no_grad():
             return DimeNetPlusPlusInference(native, self)
-
-
-class _OnGpu:
-    """The network in torch's operations, each sum over triplets in one pass that needs no triplets.
-
-    What an edge hears is the sum over the other edges of its neighbour, seen from the edge that goes back:
-    P_l(−cos α) = (−1)^l P_l(cos α).
-    """
-
-    shortest_A = 0.0
-
-    def __init__(self, model: DimeNetPlusPlus) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        factors = [(-1) ** l * math.sqrt(4.0 * math.pi / (2 * l + 1)) for l in range(model.n_spherical)]
-        self.layers: list[tuple[Interaction, Tensor]] = []
-        for layer in self.model.interactions:
-            assert isinstance(layer, Interaction)
-            weight = layer.triplet_filter.weight @ layer.triplet_basis.linear.weight
-            weight = weight.reshape(len(weight), *layer.triplet_basis.shape)
-            self.layers.append((layer, weight * weight.new_tensor(factors)[:, None]))
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
-        model = self.model
-        assert graph.reverse is not None
-        radial, spherical = model.radial_basis(graph.distances), model.spherical_basis(graph.distances)
-        units = graph.unit_vectors if model.true_gradient else graph.unit_vectors.detach()
-        first = first_edges(graph.center, graph.n_atoms)
-        messages: list[Tensor] = [model.embedding(radial, graph)]
-        for layer, weight in self.layers:
-            source, filters = layer.sent(messages[-1], radial)
-            of_degrees = torch.einsum("eln,fln->elf", spherical, weight) * source.unsqueeze(1)
-            sums = legendre_gather(of_degrees, units, first).index_select(0, graph.reverse)
-            messages.append(layer.received(messages[-1], sums, filters))
-        return model.outputs(messages, radial, graph, heads)

@@ -52,7 +52,6 @@ as far as training by random rotations teaches them to.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -62,11 +61,7 @@ from torch import Tensor, nn
 
 from kinetograph.bonds import BondRule
 from kinetograph.graph import Graph, GraphRequest
-from kinetograph.kernels import Library, library
-from kinetograph.kernels.filter import Activation, ConditionalFilter, EdgeNetwork, Layer, write_gaussians
-from kinetograph.kernels.native import Workspace, floats
-from kinetograph.kernels.operators.conditional_filter import conditional_filter
-from kinetograph.kernels.operators.edges import first_edges
+from kinetograph.kernels import library
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, NodeForceHead
 from kinetograph.nn.mlp import mlp
@@ -74,7 +69,6 @@ from kinetograph.nn.model import (
     Forces,
     GpuForm,
     Head,
-    Inference,
     InferenceForm,
     Model,
     Offer,
@@ -85,6 +79,7 @@ from kinetograph.nn.model import (
 )
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
 from kinetograph.nn.segments import sum_to
+from kinetograph.running.gamd import GAMDInference, GAMDOnGpu
 
 Form = Literal["paper", "code", "covariant"]
 LengthBasis = Literal["standardised", "distance"]
@@ -332,7 +327,7 @@ class GAMD(Model):
 
     def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         nodes = self.node_embedding(graph.atomic_numbers)
-        inputs = self._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
+        inputs = self.edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
         edges = self.edge_encoder(inputs)
         if isinstance(self.head, EdgeForceHead):
             envelope = cosine_cutoff(graph.distances, self.request.cutoff)
@@ -340,7 +335,7 @@ class GAMD(Model):
                 nodes = layer(nodes, edges, graph, envelope)
             return Outputs(forces=self.head(nodes, inputs, graph, envelope))
         if self.form == "code":
-            self_edge = self._self_edge(nodes)
+            self_edge = self.self_edge(nodes)
             for layer in self.layers:
                 nodes = layer(nodes, edges, graph, self_edge)
         else:
@@ -348,7 +343,7 @@ class GAMD(Model):
                 nodes = layer(nodes, edges, graph)
         return Outputs(forces=self.head(nodes))
 
-    def _edge_inputs(self, distances: Tensor, units: Tensor, edge_types: Tensor | None) -> Tensor:
+    def edge_inputs(self, distances: Tensor, units: Tensor, edge_types: Tensor | None) -> Tensor:
         if self.form == "covariant":
             radial: Tensor = self.basis(distances)
             if edge_types is None or self.n_edge_types == 1:
@@ -363,11 +358,11 @@ class GAMD(Model):
             parts.append(nn.functional.one_hot(edge_types, self.n_edge_types)[:, 1:].to(units.dtype))
         return torch.cat(parts, dim=1)
 
-    def _self_edge(self, nodes: Tensor) -> Tensor:
+    def self_edge(self, nodes: Tensor) -> Tensor:
         """Embedding of an atom's edge to itself: zero vector, zero length, not bonded; one row per atom."""
         zero = nodes.new_zeros(1)
         kind = torch.zeros(1, dtype=torch.int64, device=nodes.device)
-        inputs = self._edge_inputs(zero, nodes.new_zeros(1, 3), kind)
+        inputs = self.edge_inputs(zero, nodes.new_zeros(1, 3), kind)
         embedding: Tensor = self.edge_encoder(inputs.expand(len(nodes), -1))
         return embedding
 
@@ -376,7 +371,7 @@ class GAMD(Model):
         if native is None:
             return None
         with torch.no_grad():
-            return _Inference(self, native)
+            return GAMDInference(native, self)
 
     def bfloat16_form(self) -> InferenceForm | None:
         native = library()
@@ -384,7 +379,7 @@ class GAMD(Model):
         if native is None or not native.has_bfloat16 or self.form == "code":
             return None
         with torch.no_grad():
-            return _Inference(self, native, products=torch.bfloat16)
+            return GAMDInference(native, self, products=torch.bfloat16)
 
     def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
         """Set mean and standard deviation of the edge length from training graphs.
@@ -404,186 +399,4 @@ class GAMD(Model):
             self.length_std.fill_(max(total_sq / count - mean**2, 1e-12) ** 0.5)
 
     def gpu_form(self) -> GpuForm | None:
-        return _OnGpu(self)
-
-
-class _OnGpu:
-    """The network in torch's operations, each layer's sum over neighbours in one pass.
-
-    Linear maps after each other are one, as in the form for a CPU.
-    """
-
-    shortest_A = 0.0
-
-    def __init__(self, model: GAMD) -> None:
-        self.model = model = copy.deepcopy(model).requires_grad_(False)
-        self.encoder: nn.Module = model.edge_encoder
-        if model.form != "code":  # whose last part is a LayerNorm
-            self.encoder = nn.Sequential(*[*model.edge_encoder][:-1])
-        last = _linears(model.edge_encoder)[-1]
-        self.layers = []
-        for layer in model.layers:
-            before: nn.Module = nn.Identity()
-            if isinstance(layer, CodeLayer):
-                *between, to_filter = layer.edge_transform
-                before, maps = nn.Sequential(*between), [(to_filter.weight, to_filter.bias)]
-            elif isinstance(layer, PaperLayer):
-                maps = [_folded(last, layer.edge_transform, layer.from_edge)]
-            else:
-                assert isinstance(layer, CovariantLayer)
-                maps = [_folded(last, layer.from_edge)]
-            maps += [(x.weight, x.bias) for x in _linears(layer.filter)]
-            self.layers.append((layer, before, [weight for weight, _ in maps], [bias for _, bias in maps]))
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
-        model, head = self.model, self.model.head
-        nodes: Tensor = model.node_embedding(graph.atomic_numbers)
-        inputs = model._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
-        edges = self.encoder(inputs)
-        covariant = isinstance(head, EdgeForceHead)
-        envelope = cosine_cutoff(graph.distances, model.request.cutoff) if covariant else None
-        more = (model._self_edge(nodes),) if model.form == "code" else ()
-        where = (first_edges(graph.center, graph.n_atoms), graph.neighbor)
-        for layer, before, weights, biases in self.layers:
-            ends = layer.ends(nodes)
-            of_ends = (ends.source, ends.target, ends.sent, envelope)
-            messages = conditional_filter(before(edges), *of_ends, weights, biases, *where)
-            nodes = layer.updated(nodes, ends, messages, *more)
-        return Outputs(forces=head(nodes, inputs, graph, envelope) if covariant else head(nodes))
-
-
-class _Inference:
-    """The network in compiled passes.
-
-    What is linear on both sides becomes one product: the last layer of the edge encoder, the paper's edge
-    transform and the edge's part of Φ's first matrix.
-
-    Args:
-        products: type of the factors of products on edges, but for the first of the encoder. What stands
-            on atoms is not rounded: it would be in every layer, on all that was summed before.
-    """
-
-    def __init__(self, model: GAMD, native: Library, products: torch.dtype = torch.float32) -> None:
-        self.model, self.native = model, native
-        *inner, last = _linears(model.edge_encoder)
-        activation: Activation = "silu" if model.form == "covariant" else "gelu"
-        encoder: list[Layer] = [(layer.weight, layer.bias, activation) for layer in inner]
-        norm: nn.LayerNorm | None = None
-        if model.form == "code":  # a LayerNorm comes between
-            encoder.append((last.weight, last.bias, "none"))
-            (norm,) = (part for part in model.edge_encoder if isinstance(part, nn.LayerNorm))
-        self.encoder = EdgeNetwork(native, encoder, norm=norm, products=products, gives=products)
-        self.layers = []
-        workspaces = Workspace(), Workspace()  # one layer works at a time
-        for layer in model.layers:
-            if isinstance(layer, CodeLayer):
-                first: list[Layer] = [(x.weight, x.bias, "silu") for x in _linears(layer.edge_transform)]
-            elif isinstance(layer, PaperLayer):
-                first = [(*_folded(last, layer.edge_transform, layer.from_edge), "silu")]
-            else:
-                assert isinstance(layer, CovariantLayer)
-                first = [(*_folded(last, layer.from_edge), "silu")]
-            filters = ConditionalFilter(
-                native,
-                [*first, *_silu_between(layer.filter)],
-                meet=len(first) - 1,
-                n_in=self.encoder.width,
-                products=products,
-                takes=products,
-            )
-            self.layers.append(_Pass(layer, filters, native, workspaces))
-            if isinstance(layer, CodeLayer):
-                self_edge = model._self_edge(layer.norm.weight.new_zeros(1, 1))
-                self.layers[-1].set_self_edges(layer, torch.cat([self_edge, torch.zeros_like(self_edge)]))
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference:
-        model, head = self.model, self.model.head
-        nodes: Tensor = model.node_embedding(graph.atomic_numbers)
-        inputs = self._edge_inputs(graph)
-        edges = self.encoder(inputs)
-        envelope = cosine_cutoff(graph.distances, model.request.cutoff) if model.form == "covariant" else None
-        for layer in self.layers:
-            nodes = layer(nodes, edges, graph, envelope)
-        return Inference(forces=head(nodes) if envelope is None else head(nodes, inputs, graph, envelope))
-
-    def _edge_inputs(self, graph: Graph) -> Tensor:
-        """As the model's, with the Gaussians of its program written where they belong."""
-        model = self.model
-        if model.form != "code":
-            return model._edge_inputs(graph.distances, graph.unit_vectors, graph.edge_types)
-        length = (graph.distances - model.length_mean) / model.length_std
-        basis, before = model.basis, 4
-        inputs = floats(len(length), before + basis.n_functions + model.n_edge_types - 1)
-        inputs[:, :3], inputs[:, 3] = graph.unit_vectors, length
-        x = graph.distances if model.length_basis == "distance" else length
-        shape = (basis.start, basis.spacing, basis.n_functions, basis.gamma)
-        write_gaussians(self.native, x, *shape, inputs, before)
-        if graph.edge_types is not None and model.n_edge_types > 1:
-            kind = nn.functional.one_hot(graph.edge_types, model.n_edge_types)
-            inputs[:, before + basis.n_functions :] = kind[:, 1:]
-        return inputs
-
-
-class _Pass:
-    """A layer, its products packed."""
-
-    def __init__(
-        self,
-        layer: PaperLayer | CodeLayer | CovariantLayer,
-        filters: ConditionalFilter,
-        native: Library,
-        workspaces: tuple[Workspace, Workspace],
-    ) -> None:
-        self.filters, self.native, self.norm = filters, native, layer.norm
-        self.norm_comes_first = not isinstance(layer, PaperLayer)
-        self.source, self.target = (
-            EdgeNetwork(native, [(x.weight, x.bias, "none")], workspace=workspace)
-            for x, workspace in zip((layer.from_source, layer.from_target), workspaces, strict=True)
-        )
-        if isinstance(layer, PaperLayer):
-            update = _silu_between(layer.update)
-        else:  # of both together
-            weight = torch.cat([layer.update_node.weight, layer.update_message.weight], dim=1)
-            bias = layer.update_node.bias + layer.update_message.bias
-            update = [(weight, bias, "silu"), *_silu_between(layer.out)]
-        self.update = EdgeNetwork(native, update, workspace=workspaces[0])
-        self.self_filter: EdgeNetwork | None = None
-
-    def set_self_edges(self, layer: CodeLayer, embeddings: Tensor) -> None:
-        """Let every atom send to itself, too.
-
-        Args:
-            embeddings: (n_self_edges, width), alike for all atoms.
-        """
-        self.of_self_edges: Tensor = layer.edge_transform(embeddings).unsqueeze(1)
-        self.self_filter = EdgeNetwork(self.native, _silu_between(layer.filter))
-
-    def __call__(self, nodes: Tensor, edges: Tensor, graph: Graph, envelope: Tensor | None) -> Tensor:
-        """(n_atoms, width) → the same."""
-        x = self.norm(nodes) if self.norm_comes_first else nodes
-        source, target = (network.plain(network(x)) for network in (self.source, self.target))
-        messages = self.filters(edges, source, target, x, graph.center, graph.neighbor, envelope)
-        if self.self_filter is not None:
-            pre = nn.functional.silu(self.of_self_edges + (source + target))
-            weights = self.self_filter.plain(self.self_filter(pre.flatten(0, 1))).view(pre.shape)
-            messages = messages + x * weights.sum(dim=0)
-        updated = self.update.plain(self.update(torch.cat([x, messages], dim=1)))
-        return nodes + (updated if self.norm_comes_first else self.norm(updated))
-
-
-def _silu_between(network: nn.Module) -> list[Layer]:
-    """The linear maps of an MLP, all but the last with an activation."""
-    *inner, last = _linears(network)
-    return [*((x.weight, x.bias, "silu") for x in inner), (last.weight, last.bias, "none")]
-
-
-def _linears(network: nn.Module) -> list[nn.Linear]:
-    return [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-
-
-def _folded(*maps: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias of linear maps after each other, multiplied in double precision."""
-    weight, bias = maps[0].weight.double(), maps[0].bias.double()
-    for linear in maps[1:]:
-        weight, bias = linear.weight.double() @ weight, linear.weight.double() @ bias + linear.bias.double()
-    return weight.float(), bias.float()
+        return GAMDOnGpu(self)

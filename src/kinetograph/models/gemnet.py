@@ -61,7 +61,7 @@ the program divides the gradients of the weights that blocks share by the number
 optimiser of Adam's kind hardly notices.
 
 Cost: there are n_atoms × (atoms within ``link_cutoff``) × (neighbours)² quadruplets, which is for molecules.
-For liquids and solids take triplets, which also run faster on a CPU once trained (``nn.gemnet_inference``).
+For liquids and solids take triplets, which also run faster on a CPU once trained (``running.gemnet``).
 """
 
 from __future__ import annotations
@@ -95,7 +95,6 @@ from kinetograph.nn.efficient import (
     residuals,
 )
 from kinetograph.nn.elements import ElementEmbedding
-from kinetograph.nn.gemnet_inference import GemNetInference
 from kinetograph.nn.model import (
     COVARIANT,
     GRADIENT,
@@ -114,6 +113,7 @@ from kinetograph.nn.quadruplets import arms_of
 from kinetograph.nn.radial import BesselBasis, polynomial_envelope
 from kinetograph.nn.segments import sum_to
 from kinetograph.nn.spherical import SphericalBesselBasis, zonal_harmonics
+from kinetograph.running.gemnet import GemNetInference
 
 _SIZES = {"width": 128, "edge_width": 128, "n_layers": 4, "element_table": 93}
 

@@ -40,10 +40,8 @@ gated equivariant blocks.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -53,11 +51,7 @@ from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
-from kinetograph.kernels.edges import ListedEdges
-from kinetograph.kernels.operators.edges import Table, first_edges
-from kinetograph.kernels.operators.painn_message import painn_message
-from kinetograph.kernels.painn import FusedPaiNN, LayerWeights, Linear, Weights
-from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, spline_table
+from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EnergyHead
 from kinetograph.nn.mlp import mlp
@@ -67,7 +61,6 @@ from kinetograph.nn.model import (
     Forces,
     GpuForm,
     Head,
-    Inference,
     InferenceForm,
     Model,
     Offer,
@@ -78,6 +71,7 @@ from kinetograph.nn.model import (
 )
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff, polynomial_envelope
 from kinetograph.nn.segments import sum_to
+from kinetograph.running.painn import PaiNNInference, PaiNNOnGpu
 
 Radial = Literal["bessel", "gaussian"]
 CutoffFunction = Literal["cosine", "polynomial"]
@@ -364,13 +358,13 @@ class PaiNN(Model):
         Radial functions and the constant function, times the cutoff function; zero in the columns of
         all edge types but the edge's own.
         """
-        functions = self._radial_functions(distances)
+        functions = self.radial_functions(distances)
         if self.n_edge_types == 1 or edge_types is None:
             return functions
         kind = nn.functional.one_hot(edge_types, self.n_edge_types).to(functions.dtype)
         return (kind.unsqueeze(2) * functions.unsqueeze(1)).flatten(1)
 
-    def _radial_functions(self, distances: Tensor) -> Tensor:
+    def radial_functions(self, distances: Tensor) -> Tensor:
         functions = self.basis(distances)
         functions = torch.cat([functions, torch.ones_like(functions[:, :1])], dim=1)
         cutoff = self.request.cutoff
@@ -382,127 +376,14 @@ class PaiNN(Model):
 
     def inference_form(self) -> InferenceForm | None:
         native = library()
-        head = self.force_head if "direct" in self.heads else None
-        if native is None or isinstance(head, GatedForceHead) or self.request.cutoff <= SHORTEST_A:
+        gated = "direct" in self.heads and isinstance(self.force_head, GatedForceHead)
+        if native is None or gated or self.request.cutoff <= SHORTEST_A:
             return None
         with torch.no_grad():
-            weights = Weights(
-                embedding=self.embedding.weight,
-                layers=[
-                    LayerWeights(
-                        message.filter.weight,
-                        _linears(message.phi),
-                        update.mix.weight,
-                        _linears(update.gates),
-                    )
-                    for message, update in zip(self._messages, self._updates, strict=True)
-                ],
-                filter_inputs=self._radial_functions,
-                n_edge_types=self.n_edge_types,
-                cutoff=self.request.cutoff,
-                norm_epsilon=self._updates[0].norm_epsilon,
-                force_head=None if head is None else _linears(head.weights),
-                energy_head=_linears(self.energy_head.mlp) if "conservative" in self.heads else None,
-            )
-            return _Inference(self, FusedPaiNN(native, weights))
+            return PaiNNInference(native, self)
 
     def gpu_form(self) -> GpuForm | None:
-        return None if self.request.cutoff <= SHORTEST_A else _OnGpu(self)
-
-    @property
-    def _messages(self) -> list[Message]:
-        return [module for module in self.messages if isinstance(module, Message)]
-
-    @property
-    def _updates(self) -> list[Update]:
-        return [module for module in self.updates if isinstance(module, Update)]
-
-
-class _Inference:
-    """The network in compiled passes."""
-
-    def __init__(self, model: PaiNN, fused: FusedPaiNN) -> None:
-        self.embedding = model.embedding
-        self.n_edge_types = model.n_edge_types
-        self.fused = fused
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
-        rows = self._rows(graph.atomic_numbers)
-        types = graph.edge_types if self.n_edge_types > 1 else None
-        if rows is None or not self._are_known(types):
-            return None
-        edges = (rows, graph.center, graph.neighbor, types, graph.edge_vectors)
-        if "conservative" not in heads:
-            forces = self.fused.direct(*edges)
-            return None if forces is None else Inference(forces=forces)
-        said = self.fused.conservative(*edges, also_direct="direct" in heads)
-        if said is None:
-            return None
-        energies, slopes, also_forces = said
-        return Inference(also_forces, energies, slopes)
-
-    def of_list(self, atomic_numbers: Tensor, edges: ListedEdges) -> Tensor | None:
-        rows = self._rows(atomic_numbers)
-        types = edges.types if self.n_edge_types > 1 else None
-        if rows is None or not self._are_known(types):
-            return None
-        return self.fused.direct_of_list(rows, replace(edges, types=types))
-
-    def _rows(self, atomic_numbers: Tensor) -> Tensor | None:
-        """Rows of the embedding; ``None`` where an element has none."""
-        rows = self.embedding.rows(atomic_numbers).long()
-        known = len(rows) == 0 or (int(rows.min()) >= 0 and int(rows.max()) < len(self.embedding.weight))
-        return rows if known else None
-
-    def _are_known(self, types: Tensor | None) -> bool:
-        if self.n_edge_types == 1:
-            return True
-        return types is not None and bool((types < self.n_edge_types).all())
-
-
-class _OnGpu:
-    """The network in torch's operations, each layer's messages in one pass with tabulated filters."""
-
-    shortest_A = SHORTEST_A
-
-    def __init__(self, model: PaiNN) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        spline = spline_table(
-            model._radial_functions, SHORTEST_A, model.request.cutoff, TOLERANCE, SLOPE_TOLERANCE
-        )
-        self.tables = []
-        for message in self.model._messages:
-            weight = message.filter.weight.double().cpu()
-            columns = weight.view(len(weight), model.n_edge_types, -1)  # (3 F, type, function)
-            rows = torch.einsum("rk,otk->tro", spline.rows, columns)
-            self.tables.append(rows.to(message.filter.weight).contiguous())
-        self.table = Table.of(spline, self.tables[0])
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
-        model = self.model
-        first = first_edges(graph.center, graph.n_atoms)
-        types = graph.edge_types if model.n_edge_types > 1 else None
-        where = (self.table.start, self.table.per_length, first, graph.neighbor)
-        scalars: Tensor = model.embedding(graph.atomic_numbers)
-        vectors: Tensor | None = None
-        for message, update, rows in zip(model._messages, model._updates, self.tables, strict=True):
-            to_scalars, to_vectors = painn_message(
-                message.phi(scalars), vectors, graph.edge_vectors, types, rows, *where
-            )
-            scalars = scalars + to_scalars
-            vectors = to_vectors if vectors is None else vectors + to_vectors
-            to_scalars, to_vectors = update(scalars, vectors)
-            scalars, vectors = scalars + to_scalars, vectors + to_vectors
-        return Outputs(
-            energies=model.energy_head(scalars) if "conservative" in heads else None,
-            forces=model.force_head(scalars, vectors) if "direct" in heads else None,
-        )
-
-
-def _linears(network: nn.Sequential) -> tuple[Linear, Linear]:
-    """The two linear maps of a network with one hidden layer."""
-    first, second = (layer for layer in network if isinstance(layer, nn.Linear))
-    return (first.weight, first.bias), (second.weight, second.bias)
+        return None if self.request.cutoff <= SHORTEST_A else PaiNNOnGpu(self)
 
 
 def _lengths(vectors: Tensor, epsilon: float) -> Tensor:

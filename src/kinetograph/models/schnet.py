@@ -32,20 +32,15 @@ both ends and the Gaussians of the distance. This is the form that the gradient 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
-from kinetograph.kernels import Library, library
-from kinetograph.kernels.continuous_filter import ContinuousFilters
-from kinetograph.kernels.operators.continuous_filter import continuous_filter
-from kinetograph.kernels.operators.edges import Table, first_edges
-from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, Function, spline_table
+from kinetograph.kernels import library
+from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.activations import ShiftedSoftplus
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EdgeForceHead, EnergyHead
@@ -55,7 +50,6 @@ from kinetograph.nn.model import (
     Forces,
     GpuForm,
     Head,
-    Inference,
     InferenceForm,
     Model,
     Offer,
@@ -67,6 +61,7 @@ from kinetograph.nn.model import (
 )
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
 from kinetograph.nn.segments import sum_to
+from kinetograph.running.schnet import SchNetInference, SchNetOnGpu
 
 CutoffFunction = Literal["cosine", "none"]
 
@@ -205,7 +200,7 @@ class SchNet(Model):
 
     def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         nodes = self.embedding(graph.atomic_numbers)
-        radial, envelope = self._of_distances(graph.distances)
+        radial, envelope = self.of_distances(graph.distances)
         for interaction in self.interactions:
             nodes = nodes + interaction(nodes, radial, envelope, graph)
         return Outputs(
@@ -213,7 +208,7 @@ class SchNet(Model):
             forces=self.force_head(nodes, radial, graph, envelope) if "direct" in heads else None,
         )
 
-    def _of_distances(self, distances: Tensor) -> tuple[Tensor, Tensor | None]:
+    def of_distances(self, distances: Tensor) -> tuple[Tensor, Tensor | None]:
         """Radial functions (n, n_radial) and the cutoff function (n,), if there is one."""
         if self.cutoff_function == "none":
             return self.basis(distances), None
@@ -223,81 +218,10 @@ class SchNet(Model):
         native = library()
         if native is None or self.request.cutoff <= SHORTEST_A:
             return None
-        return _Inference(self, native)
+        return SchNetInference(native, self)
 
     def gpu_form(self) -> GpuForm | None:
-        return None if self.request.cutoff <= SHORTEST_A else _OnGpu(self)
-
-
-class _OnGpu:
-    """The network in torch's operations, its convolutions in one pass each with tabulated filters."""
-
-    shortest_A = SHORTEST_A
-
-    def __init__(self, model: SchNet) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.interactions = [layer for layer in self.model.interactions if isinstance(layer, Interaction)]
-        exact = copy.deepcopy(self.model).double().cpu()
-
-        def filters(distances: Tensor) -> Tensor:
-            of_distances = exact._of_distances(distances)
-            layers = [layer for layer in exact.interactions if isinstance(layer, Interaction)]
-            return torch.cat([layer.weights(*of_distances) for layer in layers], dim=1)
-
-        spline = spline_table(filters, SHORTEST_A, model.request.cutoff, TOLERANCE, SLOPE_TOLERANCE)
-        self.table = Table.of(spline, self.interactions[0].to_filters.weight)
-        self.rows = [x.contiguous() for x in self.table.rows.tensor_split(len(self.interactions), dim=1)]
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
-        model = self.model
-        where = (first_edges(graph.center, graph.n_atoms), graph.neighbor)
-        nodes: Tensor = model.embedding(graph.atomic_numbers)
-        for interaction, rows in zip(self.interactions, self.rows, strict=True):
-            table = (rows, self.table.start, self.table.per_length)
-            sums = continuous_filter(interaction.to_filters(nodes), graph.distances, *table, *where)
-            nodes = nodes + interaction.after(sums)
-        forces = None
-        if "direct" in heads:
-            radial, envelope = model._of_distances(graph.distances)
-            forces = model.force_head(nodes, radial, graph, envelope)
-        return Outputs(model.energy_head(nodes) if "conservative" in heads else None, forces)
-
-
-class _Inference:
-    """The network with tabulated filters and its convolutions in compiled passes."""
-
-    def __init__(self, model: SchNet, native: Library) -> None:
-        self.model = model
-        self.interactions = [layer for layer in model.interactions if isinstance(layer, Interaction)]
-
-        def filter_of(interaction: Interaction) -> Function:
-            exact = copy.deepcopy(interaction).double()
-            return lambda distances: exact.weights(*model._of_distances(distances))
-
-        functions = [filter_of(interaction) for interaction in self.interactions]
-        self.filters = ContinuousFilters(native, functions, model.request.cutoff)
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
-        if bool((graph.distances < SHORTEST_A).any()):
-            return None
-        model = self.model
-        edges = self.filters.edges(graph.center, graph.neighbor, graph.edge_vectors, graph.n_atoms)
-        conservative = "conservative" in heads
-        with torch.set_grad_enabled(conservative):
-            distances = graph.distances.detach().requires_grad_(conservative)
-            nodes: Tensor = model.embedding(graph.atomic_numbers).detach()
-            for index, interaction in enumerate(self.interactions):
-                sent = interaction.to_filters(nodes)
-                nodes = nodes + interaction.after(edges.convolve(index, sent, distances))
-            forces = energies = slopes = None
-            if "direct" in heads:
-                radial, envelope = model._of_distances(graph.distances)
-                forces = model.force_head(nodes, radial, graph, envelope).detach()
-            if conservative:
-                energies = model.energy_head(nodes)
-                (by_distance,) = torch.autograd.grad(energies.sum(), distances)
-                energies, slopes = energies.detach(), by_distance.unsqueeze(1) * graph.unit_vectors
-        return Inference(forces, energies, slopes)
+        return None if self.request.cutoff <= SHORTEST_A else SchNetOnGpu(self)
 
 
 def _start(module: nn.Module) -> None:

@@ -1,7 +1,7 @@
-"""DimeNet++ for running on a CPU; its oracle is the forward pass of ``models/dimenet_pp.py``.
+"""DimeNet++ for running, on a CPU and on a GPU; the oracle is the forward pass of ``models/dimenet_pp.py``.
 
-Everything that is done edge by edge between two sums over triplets is one chain; the sums over triplets need
-no triplets; what depends on a distance alone comes from tables.
+On a CPU everything that is done edge by edge between two sums over triplets is one chain; the sums over
+triplets need no triplets; what depends on a distance alone comes from tables.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from kinetograph.graph import Graph
 from kinetograph.kernels.angular import Directions, FilteredSum, padded_width
 from kinetograph.kernels.chain import Chain
 from kinetograph.kernels.native import Library
+from kinetograph.kernels.operators.edges import first_edges
+from kinetograph.kernels.operators.legendre_sum import legendre_gather
 from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.kernels.tabulated import SLOPE_TOLERANCE, TOLERANCE, Tabulated
 from kinetograph.nn.directional import DirectionalModel
-from kinetograph.nn.model import Head, Inference
+from kinetograph.nn.model import Head, Inference, Outputs
 
 
 class DimeNetPlusPlusInference:
@@ -163,6 +165,40 @@ class DimeNetPlusPlusInference:
         if total is not None:
             chain.write(total)
         return chain
+
+
+class DimeNetPlusPlusOnGpu:
+    """The network in torch's operations, each sum over triplets in one pass that needs no triplets.
+
+    What an edge hears is the sum over the other edges of its neighbour, seen from the edge that goes back:
+    P_l(−cos α) = (−1)^l P_l(cos α).
+    """
+
+    shortest_A = 0.0
+
+    def __init__(self, model: Any) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        factors = [(-1) ** l * math.sqrt(4.0 * math.pi / (2 * l + 1)) for l in range(model.n_spherical)]
+        self.layers: list[tuple[Any, Tensor]] = []
+        for layer in self.model.interactions:
+            weight = layer.triplet_filter.weight @ layer.triplet_basis.linear.weight
+            weight = weight.reshape(len(weight), *layer.triplet_basis.shape)
+            self.layers.append((layer, weight * weight.new_tensor(factors)[:, None]))
+
+    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
+        model = self.model
+        assert graph.reverse is not None
+        radial, spherical = model.radial_basis(graph.distances), model.spherical_basis(graph.distances)
+        units = graph.unit_vectors if model.true_gradient else graph.unit_vectors.detach()
+        first = first_edges(graph.center, graph.n_atoms)
+        messages: list[Tensor] = [model.embedding(radial, graph)]
+        for layer, weight in self.layers:
+            source, filters = layer.sent(messages[-1], radial)
+            of_degrees = torch.einsum("eln,fln->elf", spherical, weight) * source.unsqueeze(1)
+            sums = legendre_gather(of_degrees, units, first).index_select(0, graph.reverse)
+            messages.append(layer.received(messages[-1], sums, filters))
+        outputs: Outputs = model.outputs(messages, radial, graph, heads)
+        return outputs
 
 
 def _residuals(chain: Chain, x: int, layers: nn.Sequential) -> int:
