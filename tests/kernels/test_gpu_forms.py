@@ -38,6 +38,8 @@ CASES = [
     ("gnnff", "direct", {"width": 16, "edge_width": 8, "n_neighbors": 2, "normalization": "all"}),
     ("gnnff", "both", {"width": 16, "edge_width": 8}),
     ("forcenet", "direct", {"width": 16, "n_layers": 2}),
+    ("dimenet", "both", {"width": 16, "n_layers": 2, "n_bilinear": 3}),
+    ("dimenet", "conservative", {"width": 16, "n_layers": 1, "radial_filter": "ji"}),
     ("dimenet++", "conservative", {**DIMENET, "radial_filter": "ji"}),
     ("dimenet++", "conservative", {**DIMENET, "angle_grad": False}),
     ("dimenet++", "both", DIMENET),

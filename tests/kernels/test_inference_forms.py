@@ -296,6 +296,9 @@ DIRECTIONAL = [
         },
     ),
     ("dimenet++", {"width": 16, "triplet_width": 16, "n_layers": 3, "element_table": 95, "n_spherical": 2}),
+    ("dimenet", {"n_layers": 2, "width": 32}),
+    ("dimenet", {"n_layers": 1, "width": 20, "n_bilinear": 3, "n_radial": 4, "basis": "paper"}),
+    ("dimenet", {"n_layers": 2, "width": 20, "n_bilinear": 5, "radial_filter": "ji", "n_spherical": 4}),
     ("gemnet", {"n_layers": 2}),
     ("gemnet", {"n_layers": 2, "forces_coupled": True, "element_table": 93}),
     (
@@ -333,20 +336,20 @@ def test_directional_models_say_what_they_say_in_double_precision(
     assert torch.equal(lonely.forces, torch.zeros(1, 3, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("architecture", ["dimenet++", "gemnet"])
+@pytest.mark.parametrize("architecture", ["dimenet", "dimenet++", "gemnet"])
 def test_one_head_of_a_directional_model(library: Library, architecture: str) -> None:
     for forces in ("direct", "conservative"):
-        ours = predict(model(architecture, forces, n_layers=1), batch())
-        theirs = predict(model(architecture, forces, n_layers=1, double=True), batch())
+        ours = predict(model(architecture, forces, n_layers=1, width=32), batch())
+        theirs = predict(model(architecture, forces, n_layers=1, width=32, double=True), batch())
         assert error(ours.forces, theirs.forces) < 1e-5
         assert (ours.energy is None) == (theirs.energy is None) == (forces == "direct")
 
 
-@pytest.mark.parametrize("architecture", ["dimenet++", "gemnet"])
+@pytest.mark.parametrize("architecture", ["dimenet", "dimenet++", "gemnet"])
 def test_a_structure_does_not_feel_the_batch_of_a_directional_model(
     library: Library, architecture: str
 ) -> None:
-    potential = model(architecture, "conservative", n_layers=1)
+    potential = model(architecture, "conservative", n_layers=1, width=32)
     whole, first = predict(potential, batch()), 0
     for index, structure in enumerate(batch().to_ase()):
         alone = predict(potential, System.from_ase(structure))
@@ -359,6 +362,7 @@ def test_a_structure_does_not_feel_the_batch_of_a_directional_model(
 
 def test_angles_held_fixed_and_energies_apart_from_forces(library: Library) -> None:
     for architecture, forces, options in (
+        ("dimenet", "conservative", {"angle_grad": False, "width": 16}),
         ("dimenet++", "conservative", {"angle_grad": False}),
         ("gemnet", "direct", {"separate_energy": True}),
     ):
@@ -373,14 +377,15 @@ def test_angles_held_fixed_and_energies_apart_from_forces(library: Library) -> N
 def test_what_directional_kernels_cannot_do_takes_the_plain_form(library: Library) -> None:
     near = ase.Atoms("OHH", [[0, 0, 0], [0.2, 0, 0], [-0.24, 0.93, 0]])
     unknown = ase.Atoms("OU", [[0, 0, 0], [0, 0, 2.0]])
-    for architecture in ("dimenet++", "gemnet"):
-        potential = model(architecture, "direct", n_layers=1, element_table=20)
+    for architecture in ("dimenet", "dimenet++", "gemnet"):
+        potential = model(architecture, "direct", n_layers=1, width=32, element_table=20)
         for atoms in (near, unknown):
             system = System.from_ase(atoms)
             neighbors = neighbors_for(system, potential.request)
             assert potential._fast_prediction(system, neighbors, ("direct",)) is None
         assert bool(torch.isfinite(predict(potential, System.from_ase(near)).forces).all())
     assert model("gemnet", "direct", quadruplets=True, n_layers=1)._inference_form() is None
+    assert model("dimenet", "direct", angle="original", n_layers=1)._inference_form() is None
 
 
 @pytest.mark.parametrize(
@@ -474,7 +479,7 @@ def forcenet(*, double: bool = False, **options: Any) -> LearnedPotential:
     return potential
 
 
-ALL = ["painn", "gamd", "schnet", "gnnff", "dimenet++", "gemnet", "forcenet"]
+ALL = ["painn", "gamd", "schnet", "gnnff", "dimenet", "dimenet++", "gemnet", "forcenet"]
 NEEDED: dict[str, dict[str, Any]] = {"gnnff": {"nearest_required": False}}
 
 

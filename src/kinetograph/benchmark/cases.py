@@ -54,6 +54,9 @@ CASES: dict[str, Case] = {
     ),
     "forcenet": Case("512 × 5", "forcenet", 4.2, largest=384),
     "schnet": Case("128 × 3, conservative", "schnet", 5.0, {"n_layers": 3}),
+    "dimenet": Case(
+        "3 layers, conservative", "dimenet", 5.0, {"n_layers": 3, "readout_init": "glorot"}, largest=24
+    ),
     "dimenet++": Case("conservative", "dimenet++", 5.0, {"readout_init": "glorot"}, largest=96),
     "gemnet-t": Case("conservative", "gemnet-t", 5.0, largest=96),
 }

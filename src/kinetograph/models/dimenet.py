@@ -48,12 +48,14 @@ There is no limit on the number of neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from kinetograph.graph import Graph, GraphRequest
+from kinetograph.kernels import library
 from kinetograph.nn.directional import (
     BASIS_FORMS,
     RADIAL_FILTERS,
@@ -71,8 +73,9 @@ from kinetograph.nn.directional import (
     TripletBasis,
     dense,
 )
-from kinetograph.nn.model import Forces, Preset, check_choice, require_offer
+from kinetograph.nn.model import Forces, GpuForm, InferenceForm, Preset, check_choice, require_offer
 from kinetograph.nn.segments import sum_to
+from kinetograph.running.dimenet import DimeNetInference, DimeNetOnGpu
 from kinetograph.triplets import Triplets
 
 Angle = Literal["corrected", "original"]
@@ -114,15 +117,22 @@ class Interaction(nn.Module):
         self, messages: Tensor, radial: Tensor, spherical: Tensor, harmonics: Tensor, triplets: Triplets
     ) -> Tensor:
         """(n_edges, width) → (n_edges, width)."""
-        filters = self.filter(radial)
-        source = nn.functional.silu(self.source(messages))
-        if self.radial_filter == "kj":
-            source = source * filters
+        source, filters = self.sent(messages, radial)
         basis = self.triplet_basis(spherical, harmonics, triplets.second)
         source = source.index_select(0, triplets.second)
         # Summed over k first: the large matrix then acts once per edge, not once per triplet.
         columns = [column.unsqueeze(1) for column in basis.unbind(dim=1)]
         sums = torch.stack([sum_to(triplets.first, c * source, len(messages)) for c in columns], dim=1)
+        return self.received(messages, sums, filters)
+
+    def sent(self, messages: Tensor, radial: Tensor) -> tuple[Tensor, Tensor]:
+        """What an edge sends, and W e_RBF, (n_edges, width) each."""
+        filters = self.filter(radial)
+        source = nn.functional.silu(self.source(messages))
+        return (source * filters if self.radial_filter == "kj" else source), filters
+
+    def received(self, messages: Tensor, sums: Tensor, filters: Tensor) -> Tensor:
+        """New messages from the sums over triplets, (n_edges, n_bilinear, width)."""
         if self.radial_filter == "ji":
             sums = sums * filters.unsqueeze(1)
         heard = sums.flatten(1) @ self.bilinear.flatten(1).T
@@ -200,6 +210,22 @@ class DimeNet(DirectionalModel):
             )
         if "direct" in self.heads:
             self.force_head = MessageForces(width, cutoff, envelope_power)
+
+    @property
+    def inference_request(self) -> GraphRequest:
+        if self.angle != "corrected":
+            return self.request
+        return replace(self.request, triplets=None, reverse=True)
+
+    def gpu_form(self) -> GpuForm | None:
+        return DimeNetOnGpu(self) if self.angle == "corrected" else None
+
+    def inference_form(self) -> InferenceForm | None:
+        native = library()
+        if native is None or not DimeNetInference.takes(self) or self.angle != "corrected":
+            return None
+        with torch.no_grad():
+            return DimeNetInference(native, self)
 
     def cosines(self, graph: Graph) -> Tensor:
         if self.angle == "corrected":

@@ -59,8 +59,6 @@ from torch import Tensor, nn
 
 from kinetograph.graph import GraphRequest
 from kinetograph.kernels import library
-from kinetograph.kernels.angular import MAX_DEGREES
-from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.directional import (
     BASIS_FORMS,
     RADIAL_FILTERS,
@@ -282,7 +280,7 @@ class DimeNetPlusPlus(DirectionalModel):
 
     def inference_form(self) -> InferenceForm | None:
         native = library()
-        if native is None or self.request.cutoff <= SHORTEST_A or self.n_spherical > MAX_DEGREES:
+        if native is None or not DimeNetPlusPlusInference.takes(self):
             return None
         with torch.no_grad():
             return DimeNetPlusPlusInference(native, self)

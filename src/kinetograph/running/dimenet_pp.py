@@ -1,225 +1,49 @@
-"""DimeNet++ for running, on a CPU and on a GPU; the oracle is the forward pass of ``models/dimenet_pp.py``.
-
-On a CPU everything that is done edge by edge between two sums over triplets is one chain; the sums over
-triplets need no triplets; what depends on a distance alone comes from tables.
-"""
+"""DimeNet++ for running on a CPU and on a GPU; the oracle is the forward pass of ``models/dimenet_pp.py``."""
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch import Tensor
 
-from kinetograph.graph import Graph
-from kinetograph.kernels.angular import Directions, FilteredSum, padded_width
 from kinetograph.kernels.chain import Chain
-from kinetograph.kernels.native import Library
-from kinetograph.kernels.operators.edges import first_edges
-from kinetograph.kernels.operators.legendre_sum import legendre_gather
-from kinetograph.kernels.spline import SHORTEST_A
-from kinetograph.kernels.tabulated import SLOPE_TOLERANCE, TOLERANCE, Tabulated
-from kinetograph.nn.directional import DirectionalModel
-from kinetograph.nn.model import Head, Inference, Outputs
+from kinetograph.running.directional import DirectionalInference, DirectionalOnGpu, Gather
 
 
-class DimeNetPlusPlusInference:
-    """The network with its weights as they are now.
+class DimeNetPlusPlusInference(DirectionalInference):
+    """In compiled passes."""
 
-    Args:
-        model: a DimeNet++; its request and sizes are those of ``models/dimenet_pp.py``.
-    """
+    def triplet_weight(self, layer: Any) -> Tensor:
+        return _triplet_weight(layer)
 
-    def __init__(self, library: Library, model: DirectionalModel) -> None:
-        self.library, self.model = library, model
-        self.layers: list[Any] = list(model.interactions)
-        self.readouts: list[Any] = list(model.energy_head) if "conservative" in model.heads else []
-        self.embedding = model.embedding
-        self.width = len(self.embedding.from_edge.weight)
-        self.padded = padded_width(library, self.width)
-        self.tables = _tables(library, model)
-        signs = torch.tensor(
-            [(-1) ** l * math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(model.n_spherical)]
-        )
-        self.sums = []
-        for layer in self.layers:
-            basis = layer.triplet_filter.weight @ layer.triplet_basis.linear.weight
-            basis = basis.reshape(len(basis), *layer.triplet_basis.shape).permute(1, 2, 0)
-            self.sums.append(FilteredSum(library, basis * signs[:, None, None]))
-        self.start = self._chain(0, self._embedded)
-        self.steps = [
-            self._chain(k + 1, lambda chain, radial, k=k: self._updated(chain, radial, k))
-            for k in range(len(self.layers))
-        ]
-        self.end = self._readout()
+    def sent(self, chain: Chain, messages: int, radial: int, layer: Any) -> int:
+        source = chain.dense(messages, layer.source.weight, layer.source.bias, silu=1.0)
+        if layer.radial_filter == "kj":
+            source = chain.multiply(source, _filters(chain, radial, layer))
+        return chain.dense(source, layer.down.weight, silu=1.0)
 
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Inference | None:
-        rows = self.embedding.elements.rows(graph.atomic_numbers).long()
-        known = bool(((rows >= 0) & (rows < len(self.embedding.elements.weight))).all())
-        if not known or graph.reverse is None or bool((graph.distances < SHORTEST_A).any()):
-            return None
-        conservative = "conservative" in heads
-        with torch.set_grad_enabled(conservative):
-            vectors = graph.edge_vectors.detach().requires_grad_(conservative)
-            distances = torch.linalg.vector_norm(vectors, dim=1)
-            units = vectors / distances.unsqueeze(1)
-            if not self.model.true_gradient:
-                units = units.detach()
-            messages, sums = self._messages(graph, rows, distances, units)
-            forces = energies = slopes = None
-            if conservative:
-                energies = self.end(sums, n_rows=graph.n_atoms)[0][:, 0]
-                (slopes,) = torch.autograd.grad(energies.sum(), vectors)
-                energies = energies.detach()
-        if "direct" in heads:
-            with torch.no_grad():
-                forces = self.model.force_head(messages[:, : self.width], graph)
-        return Inference(forces, energies, slopes)
-
-    def _messages(
-        self, graph: Graph, rows: Tensor, distances: Tensor, units: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The last messages, and of every block the sums over edges that its readout begins with."""
-        assert graph.reverse is not None
-        radial, spherical = (table(distances) for table in self.tables)
-        directions = Directions(self.library, units, graph.center, graph.n_atoms, self.model.n_spherical)
-        with torch.no_grad():
-            nodes = self.embedding.elements.weight
-            from_center, from_neighbor = (
-                pad(layer(nodes), (0, self.padded - self.width))
-                for layer in (self.embedding.from_center, self.embedding.from_neighbor)
-            )
-        sizes = {"n_rows": graph.n_edges, "n_sums": graph.n_atoms}
-        ends = [rows[graph.center], rows[graph.neighbor]]
-        messages, *rest = self.start(
-            [radial, from_center, from_neighbor], self._indices(graph, ends), **sizes
-        )
-        sums = []
-        for step, angular in zip(self.steps, self.sums, strict=True):
-            if self.readouts:
-                sums.append(rest.pop())
-            heard = angular(rest.pop(), spherical, directions)
-            messages, *rest = step([radial, messages, heard], self._indices(graph, [graph.reverse]), **sizes)
-        return messages, [*sums, *rest]
-
-    # ---- making ---------------------------------------------------------------------------------------
-
-    def _indices(self, graph: Graph, read: Sequence[Tensor]) -> list[Tensor]:
-        return [*read, graph.center] if self.readouts else list(read)
-
-    def _chain(self, number: int, new_messages: Any) -> Chain:
-        """New messages, what the next layer makes of them before its triplets, and the sums to read out."""
-        chain = Chain(self.library)
-        radial = chain.read(self.tables[0].table.rows.shape[1])
-        messages = new_messages(chain, radial)
-        chain.write(messages)
-        if number < len(self.layers):
-            layer = self.layers[number]
-            source = chain.dense(messages, layer.source.weight, layer.source.bias, silu=1.0)
-            if layer.radial_filter == "kj":
-                source = chain.multiply(source, self._filters(chain, radial, layer))
-            chain.write(chain.dense(source, layer.down.weight, silu=1.0))
-        if self.readouts:
-            filters = chain.dense(radial, self.readouts[number].filter.weight)
-            chain.write(chain.multiply(messages, filters), summed=True)
-        return chain
-
-    def _embedded(self, chain: Chain, radial: int) -> int:
-        center, neighbor = (chain.read(self.width, indexed=True, followed=False) for _ in range(2))
-        basis, edge = self.embedding.from_basis, self.embedding.from_edge
-        inner = chain.dense(radial, basis.weight, basis.bias, silu=1.0)
-        return chain.dense(inner, edge.weight, edge.bias, plus=chain.add(center, neighbor), silu=1.0)
-
-    def _updated(self, chain: Chain, radial: int, number: int) -> int:
-        layer = self.layers[number]
-        messages = chain.read(self.width)
-        heard = chain.read(self.sums[number].width, indexed=True)
-        heard = chain.dense(heard, layer.up.weight, silu=1.0)
+    def heard(self, chain: Chain, sums: int, radial: int, layer: Any) -> int:
+        heard = chain.dense(sums, layer.up.weight, silu=1.0)
         if layer.radial_filter == "ji":
-            heard = chain.multiply(heard, self._filters(chain, radial, layer))
-        update = layer.update
-        h = chain.add(chain.dense(messages, update.own.weight, update.own.bias, silu=1.0), heard)
-        h = _residuals(chain, h, update.before_skip)
-        h = chain.dense(h, update.to_skip.weight, update.to_skip.bias, silu=1.0)
-        return _residuals(chain, chain.add(h, messages), update.after_skip)
-
-    def _filters(self, chain: Chain, radial: int, layer: Any) -> int:
-        return chain.dense(radial, layer.filter_out.weight @ layer.filter_in.weight)
-
-    def _readout(self) -> Chain:
-        """From the sums over edges to atomic energies."""
-        chain, total = Chain(self.library), None
-        for readout in self.readouts:
-            nodes, up = chain.read(self.width), readout.up.weight.double()
-            for layer in readout.dense:  # nothing comes between the first one and the way up
-                weight = layer.weight if up is None else layer.weight.double() @ up
-                nodes, up = chain.dense(nodes, weight, layer.bias, silu=1.0), None
-            if up is not None:
-                nodes = chain.dense(nodes, up)
-            energy = chain.dense(nodes, readout.last.weight)
-            total = energy if total is None else chain.add(total, energy)
-        if total is not None:
-            chain.write(total)
-        return chain
+            heard = chain.multiply(heard, _filters(chain, radial, layer))
+        return heard
 
 
-class DimeNetPlusPlusOnGpu:
-    """The network in torch's operations, each sum over triplets in one pass that needs no triplets.
+class DimeNetPlusPlusOnGpu(DirectionalOnGpu):
+    """In fused operators."""
 
-    What an edge hears is the sum over the other edges of its neighbour, seen from the edge that goes back:
-    P_l(−cos α) = (−1)^l P_l(cos α).
-    """
+    def triplet_weight(self, layer: Any) -> Tensor:
+        return _triplet_weight(layer)
 
-    shortest_A = 0.0
-
-    def __init__(self, model: Any) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        factors = [(-1) ** l * math.sqrt(4.0 * math.pi / (2 * l + 1)) for l in range(model.n_spherical)]
-        self.layers: list[tuple[Any, Tensor]] = []
-        for layer in self.model.interactions:
-            weight = layer.triplet_filter.weight @ layer.triplet_basis.linear.weight
-            weight = weight.reshape(len(weight), *layer.triplet_basis.shape)
-            self.layers.append((layer, weight * weight.new_tensor(factors)[:, None]))
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
-        model = self.model
-        assert graph.reverse is not None
-        radial, spherical = model.radial_basis(graph.distances), model.spherical_basis(graph.distances)
-        units = graph.unit_vectors if model.true_gradient else graph.unit_vectors.detach()
-        first = first_edges(graph.center, graph.n_atoms)
-        messages: list[Tensor] = [model.embedding(radial, graph)]
-        for layer, weight in self.layers:
-            source, filters = layer.sent(messages[-1], radial)
-            of_degrees = torch.einsum("eln,fln->elf", spherical, weight) * source.unsqueeze(1)
-            sums = legendre_gather(of_degrees, units, first).index_select(0, graph.reverse)
-            messages.append(layer.received(messages[-1], sums, filters))
-        outputs: Outputs = model.outputs(messages, radial, graph, heads)
-        return outputs
+    def sums(self, source: Tensor, filters: Tensor, gather: Gather) -> Tensor:
+        return gather((filters * source.unsqueeze(2)).transpose(1, 2))
 
 
-def _residuals(chain: Chain, x: int, layers: nn.Sequential) -> int:
-    """x + σ(W₂ σ(W₁ x + b₁) + b₂), one after the other."""
-    residuals: list[Any] = list(layers)
-    for layer in residuals:
-        inner = chain.dense(x, layer.first.weight, layer.first.bias, silu=1.0)
-        x = chain.add(x, chain.dense(inner, layer.second.weight, layer.second.bias, silu=1.0))
-    return x
+def _triplet_weight(layer: Any) -> Tensor:
+    """(triplet_width, n_spherical, n_radial)."""
+    weight: Tensor = layer.triplet_filter.weight @ layer.triplet_basis.linear.weight
+    return weight.reshape(len(weight), *layer.triplet_basis.shape)
 
 
-def _tables(library: Library, model: DirectionalModel) -> tuple[Tabulated, Tabulated]:
-    """Of the radial basis, and of the radial parts of the spherical one; padded to whole registers."""
-    radial = copy.deepcopy(model.radial_basis).double()
-    spherical = copy.deepcopy(model.spherical_basis).double()
-
-    def padded(values: Tensor) -> Tensor:
-        return pad(values, (0, -values.shape[-1] % library.width))
-
-    bounds = (SHORTEST_A, model.request.cutoff, TOLERANCE, SLOPE_TOLERANCE)
-    return (
-        Tabulated(library, lambda d: padded(radial(d)), *bounds),
-        Tabulated(library, lambda d: padded(spherical(d)).flatten(1), *bounds),
-    )
+def _filters(chain: Chain, radial: int, layer: Any) -> int:
+    return chain.dense(radial, layer.filter_out.weight @ layer.filter_in.weight)
