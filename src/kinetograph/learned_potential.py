@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -14,6 +15,7 @@ from kinetograph.errors import UserError
 from kinetograph.fixed_list import FixedList
 from kinetograph.graph import Graph, build_graph
 from kinetograph.kernels.edges import ListedEdges, forces_from_slopes
+from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.neighbors import NeighborList
 from kinetograph.nn.elements import MAX_ATOMIC_NUMBER
 from kinetograph.nn.model import (
@@ -77,6 +79,7 @@ class LearnedPotential(Potential):
         """What a form for running is made from; empty where nobody would notice that it changed."""
         self._form: Any = None
         self._form_version: tuple[tuple[int, int], ...] | None = None
+        self._has_fallen_back = False
         self._ordered: tuple[NeighborList | None, SpaceOrder | None] = (None, None)
         """A list, and the order chosen for it: one attribute, since threads may share a potential."""
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
@@ -176,6 +179,7 @@ class LearnedPotential(Potential):
                 said = form(graph, ("direct",))
                 assert said.forces is not None
                 return said.forces * self.force_scale, said.energies
+            self._fall_back(graph)
         return self._direct(build_graph(system, neighbors, self.request, dtype=self.dtype))
 
     def _differentiable_outputs(
@@ -188,6 +192,7 @@ class LearnedPotential(Potential):
             graph = build_graph(system, neighbors, request, dtype=self.dtype, differentiable=True)
             if form.shortest_A == 0.0 or not bool(_too_short(graph, form)):
                 return graph, form(graph, heads)
+            self._fall_back(graph)
         graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
         return graph, self.model(graph, heads)
 
@@ -243,9 +248,22 @@ class LearnedPotential(Potential):
             with torch.no_grad():
                 said = form(graph, heads)
         if said is None:
+            assert graph is not None
+            self._fall_back(graph)
             return None
         prediction = self._in_units(said, graph, system)
         return prediction if space is None else _reordered(prediction, space.place)
+
+    def _fall_back(self, graph: Graph) -> None:
+        """Say once that the plain form computes what is out of the fast one's tables."""
+        if not self._has_fallen_back and bool((graph.distances < SHORTEST_A).any()):
+            self._has_fallen_back = True
+            warnings.warn(
+                f"atoms are closer than {SHORTEST_A} Å, where {type(self.model).__name__}'s fast form has no "
+                "tables: structures with such pairs take the plain form, which is slower (said once)",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _of_list(
         self, form: FormOfLists, system: System, neighbors: NeighborList, space: SpaceOrder | None

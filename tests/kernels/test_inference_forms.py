@@ -14,7 +14,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from forms import batch, error, model, predict, water
+from forms import batch, error, learn, model, predict, water
 
 from kinetograph import kernels
 from kinetograph.bonds import with_bonds
@@ -131,7 +131,10 @@ def test_what_the_compiled_passes_cannot_do_takes_the_plain_form(library: Librar
     system = System.from_ase(near)
     potential = painn("both")
     neighbors = neighbors_for(system, potential.request)
-    assert potential._fast_prediction(system, neighbors, ("direct",)) is None
+    # Where gradients are on, direct forces might be followed to the weights, and no fast form is asked.
+    with torch.no_grad(), pytest.warns(UserWarning, match="closer than 0.3 Å, where PaiNN's fast form"):
+        assert potential._fast_prediction(system, neighbors, ("direct",)) is None
+    # Said once.
     assert bool(torch.isfinite(predict(potential, system).forces).all())
     assert painn("direct", force_head="gated")._inference_form() is None
     for more in (0, 1):  # edges that have none to go back: one, or all of the second half
@@ -140,8 +143,9 @@ def test_what_the_compiled_passes_cannot_do_takes_the_plain_form(library: Librar
         torn = replace(
             whole, center=whole.center[kept], neighbor=whole.neighbor[kept], shift=whole.shift[kept]
         )
-        for heads in (("direct",), ("conservative",)):
-            assert potential._fast_prediction(batch(), torn, heads) is None
+        with torch.no_grad():
+            for heads in (("direct",), ("conservative",)):
+                assert potential._fast_prediction(batch(), torn, heads) is None
     lonely = System.from_ase(ase.Atoms("O"))
     assert torch.equal(predict(painn("both"), lonely).forces, torch.zeros(1, 3, dtype=torch.float64))
     training = painn("direct").train()
@@ -379,10 +383,12 @@ def test_what_directional_kernels_cannot_do_takes_the_plain_form(library: Librar
     unknown = ase.Atoms("OU", [[0, 0, 0], [0, 0, 2.0]])
     for architecture in ("dimenet", "dimenet++", "gemnet"):
         potential = model(architecture, "direct", n_layers=1, width=32, element_table=20)
-        for atoms in (near, unknown):
-            system = System.from_ase(atoms)
-            neighbors = neighbors_for(system, potential.request)
+        system = System.from_ase(unknown)
+        neighbors = neighbors_for(system, potential.request)
+        with torch.no_grad():
             assert potential._fast_prediction(system, neighbors, ("direct",)) is None
+        with pytest.warns(UserWarning, match="the plain form, which is slower"):
+            predict(potential, System.from_ase(near))
         assert bool(torch.isfinite(predict(potential, System.from_ase(near)).forces).all())
     assert model("gemnet", "direct", quadruplets=True, n_layers=1)._inference_form() is None
     assert model("dimenet", "direct", angle="original", n_layers=1)._inference_form() is None
@@ -439,21 +445,6 @@ def test_products_of_bfloat16_cost_three_parts_in_a_thousand(
     assert 1e-5 < error(rounded, exact) < 3e-3
     potential.use_precision("float32")
     assert torch.equal(predict(potential, system).forces, plainly)
-
-
-def learn(potential: LearnedPotential, system: System) -> None:
-    """Some steps towards the forces of springs, by which weights grow as they do in training."""
-    neighbors = neighbors_for(system, potential.request)
-    vectors = system.positions[neighbors.neighbor] - system.positions[neighbors.center]
-    pulls = torch.where(neighbors.shift.any(dim=1, keepdim=True), 0.0, torch.sin(2.0 * vectors))
-    forces = torch.zeros_like(system.positions).index_add(0, neighbors.center, pulls)
-    potential.train()
-    optimizer = torch.optim.Adam(potential.parameters(), lr=2e-3)
-    for _ in range(60):
-        optimizer.zero_grad()
-        (potential(system, neighbors).forces - forces).square().mean().backward()
-        optimizer.step()
-    potential.eval()
 
 
 def test_a_precision_that_there_is_not_is_refused(library: Library) -> None:
@@ -575,7 +566,9 @@ def test_bonds_that_another_potential_asked_for_do_not_reach_a_model_without_the
 def test_an_element_outside_the_table_takes_the_plain_form(library: Library) -> None:
     potential = model("painn", "direct", width=16, n_layers=1, element_table=20)
     system = System.from_ase(ase.Atoms("OU", [[0, 0, 0], [0, 0, 2.0]]))
-    assert potential._fast_prediction(system, neighbors_for(system, potential.request), ("direct",)) is None
+    with torch.no_grad():
+        neighbors = neighbors_for(system, potential.request)
+        assert potential._fast_prediction(system, neighbors, ("direct",)) is None
     whole_numbers = replace(batch(), atomic_numbers=batch().atomic_numbers.int())
     assert error(predict(potential, whole_numbers).forces, predict(potential, batch()).forces) == 0.0
 
