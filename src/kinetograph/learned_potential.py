@@ -255,12 +255,12 @@ class LearnedPotential(Potential):
         return prediction if space is None else _reordered(prediction, space.place)
 
     def _fall_back(self, graph: Graph) -> None:
-        """Say once that the plain form computes what is out of the fast one's tables."""
+        """Say once that the plain form computes a batch that is out of the fast one's tables."""
         if not self._has_fallen_back and bool((graph.distances < SHORTEST_A).any()):
             self._has_fallen_back = True
             warnings.warn(
                 f"atoms are closer than {SHORTEST_A} Å, where {type(self.model).__name__}'s fast form has no "
-                "tables: structures with such pairs take the plain form, which is slower (said once)",
+                "tables: a batch with such a pair takes the plain form, which is slower (said once)",
                 UserWarning,
                 stacklevel=2,
             )

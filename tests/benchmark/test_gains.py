@@ -31,6 +31,7 @@ LIMITS = [
     ("gnnff three-body", "float32", 192, 12.0),
     ("forcenet", "float32", 24, 1.25),
     ("schnet", "float32", 192, 3.0),
+    ("dimenet", "float32", 12, 4.0),
     ("dimenet++", "float32", 24, 2.0),
     ("gemnet-t", "float32", 24, 2.0),
 ]

@@ -28,7 +28,7 @@ BLOCKS = {"BLOCK_E": 16, "BLOCK_F": 64}
 MESSAGE = {"F": 128, "TYPED": True, "MOVED": True, "BLOCK_E": 8, "BLOCK_F": 64}
 TRIPLETS = {"D": 64, "WEIGHTED": True, "SPARED": True, **BLOCKS}
 CAPABILITIES = (80, 90)
-ANGLES = {"N_L": 7, "F": 64, "BLOCK_L": 16, **BLOCKS}
+ANGLES = {"N_L": 7, "F": 128, "BLOCK_L": 16, **BLOCKS}
 
 
 def filter_of(n_layers: int) -> dict[str, Any]:

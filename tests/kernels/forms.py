@@ -79,3 +79,9 @@ def learn(potential: LearnedPotential, system: System, n_steps: int = 60) -> Non
         (potential(system, neighbors).forces - forces).square().mean().backward()
         optimizer.step()
     potential.eval()
+
+
+def form_of(potential: LearnedPotential) -> Any:
+    """For running on a CPU."""
+    with torch.no_grad():
+        return potential._inference_form()

@@ -14,7 +14,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from forms import batch, error, learn, model, predict, water
+from forms import batch, error, form_of, learn, model, predict, water
 
 from kinetograph import kernels
 from kinetograph.bonds import with_bonds
@@ -476,11 +476,6 @@ NEEDED: dict[str, dict[str, Any]] = {"gnnff": {"nearest_required": False}}
 
 def small(architecture: str, forces: str = "direct") -> LearnedPotential:
     return model(architecture, forces, width=16, n_layers=1, **NEEDED.get(architecture, {}))
-
-
-def form_of(potential: LearnedPotential) -> Any:
-    with torch.no_grad():
-        return potential._inference_form()
 
 
 @pytest.mark.parametrize("architecture", ALL)

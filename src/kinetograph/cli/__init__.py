@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 USERS_MISTAKES = {
     errno.EACCES,
@@ -26,6 +31,7 @@ def main() -> None:
     from kinetograph.cli.app import app
     from kinetograph.errors import RunFailed, UserError
 
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         app()
     except UserError as error:
@@ -36,6 +42,20 @@ def main() -> None:
         if error.errno not in USERS_MISTAKES:
             raise
         end_with(f"{error.filename or 'the output'}: {error.strerror}.", code=2)
+
+
+def _show_warning(
+    otherwise: Callable[..., None], message: Warning | str, category: type[Warning], filename: str, *rest: Any
+) -> None:
+    """A sentence for what this package warns of; where it was written helps nobody on a command line."""
+    if not Path(filename).is_relative_to(Path(__file__).parents[1]):
+        otherwise(message, category, filename, *rest)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold yellow]Warning:[/] {escape(str(message))}.")
 
 
 def end_with(message: str, *, code: int) -> None:

@@ -105,7 +105,7 @@ def scaling(
     json: Json = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """How the time of a whole step grows with the number of atoms.
+    """How the time of a whole step grows with the atoms, and what a force call and a list take alone.
 
     Example: `kinetograph benchmark scaling --cases painn --sizes 774,6282,72279`
     """

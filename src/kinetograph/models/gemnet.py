@@ -452,10 +452,10 @@ class GemNet(Model):
                 strengths.append(self.force_head[number](filtered, edges))
         return Outputs(
             energies=torch.stack(energies).sum(dim=0) if energies else None,
-            forces=self._along_edges(torch.stack(strengths).sum(dim=0), graph) if strengths else None,
+            forces=self.along_edges(torch.stack(strengths).sum(dim=0), graph) if strengths else None,
         )
 
-    def _along_edges(self, strengths: Tensor, graph: Graph) -> Tensor:
+    def along_edges(self, strengths: Tensor, graph: Graph) -> Tensor:
         if self.forces_coupled:
             assert graph.reverse is not None
             strengths = 0.5 * (strengths + strengths.index_select(0, graph.reverse))
@@ -465,7 +465,7 @@ class GemNet(Model):
     def _bases(self, graph: Graph) -> Bases:
         envelope = polynomial_envelope(graph.distances / self.cutoff, self.envelope_power)
         radial = self.bessel(graph.distances) * envelope.unsqueeze(1)
-        spherical = self._spherical(graph.distances, self.cutoff)
+        spherical = self.of_lengths(graph.distances, self.cutoff)
         units = graph.unit_vectors
         return Bases(
             radial=radial,
@@ -486,7 +486,7 @@ class GemNet(Model):
         cosine = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)  # cos ∠cab
         return NeighborSum(zonal_harmonics(cosine, self.n_spherical), first, second, graph.n_edges)
 
-    def _spherical(self, distances: Tensor, cutoff: float) -> Tensor:
+    def of_lengths(self, distances: Tensor, cutoff: float) -> Tensor:
         """(n, n_spherical, n_radial): u(x) c^(−3/2) N_ln j_l(z_ln x), x = d/c."""
         x = distances / cutoff
         envelope = polynomial_envelope(x, self.envelope_power) * math.pow(cutoff, -1.5)
@@ -498,7 +498,7 @@ class GemNet(Model):
     ) -> QuadrupletBases:
         assert graph.links is not None
         arms = arms_of(graph, units, self.n_spherical)
-        length = self._spherical(graph.links.distances, self.link_cutoff).index_select(0, arms.link)
+        length = self.of_lengths(graph.links.distances, self.link_cutoff).index_select(0, arms.link)
         circular = length * zonal_harmonics(arms.cosine, self.n_spherical).unsqueeze(2)
         return QuadrupletBases(
             radial=self.quadruplet_radial(radial),

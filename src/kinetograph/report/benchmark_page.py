@@ -203,6 +203,8 @@ def _table(rows: list[Json], gain: str) -> str:
         "speedup": (gain, lambda v: f"{v:.2f}×"),
         "fraction_of_peak": ("of peak", lambda v: f"{100.0 * v:.0f} %"),
         "relative_error": ("error of forces", lambda v: f"{v:.1e}"),
+        "force_call_s": ("force call alone, ms", lambda v: f"{1e3 * v:.3g}"),
+        "new_list_s": ("new list, ms", lambda v: f"{1e3 * v:.3g}"),
         "ns_per_day": ("ns/day", lambda v: f"{v:.3g}"),
         "kB_per_atom": ("kB per atom", lambda v: f"{v:.3g}"),
         "energy_eV": ("energy, eV", lambda v: f"{v:.5g}"),

@@ -15,20 +15,26 @@ from kinetograph.kernels.chain import Chain
 from kinetograph.running.directional import DirectionalInference, DirectionalOnGpu, Gather
 
 
+def _filters(layer: Any) -> Tensor:
+    """(n_bilinear, n_spherical, n_radial)."""
+    weight: Tensor = layer.triplet_basis.linear.weight
+    return weight.reshape(len(weight), *layer.triplet_basis.shape)
+
+
 class DimeNetInference(DirectionalInference):
     """In compiled passes; a message lies behind itself once for each function of the bilinear layer."""
 
-    def triplet_weight(self, layer: Any) -> Tensor:
-        return _triplet_weight(layer).repeat_interleave(self.padded, dim=0)
+    filters = staticmethod(_filters)
+
+    @property
+    def features_per_filter(self) -> int:
+        return self.padded
 
     def sent(self, chain: Chain, messages: int, radial: int, layer: Any) -> int:
         source = chain.dense(messages, layer.source.weight, layer.source.bias, silu=1.0)
         if layer.radial_filter == "kj":
             source = chain.multiply(source, chain.dense(radial, layer.filter.weight))
         return source
-
-    def spread(self, sent: Tensor) -> Tensor:
-        return sent.repeat(1, self.sums[0].width // self.padded)
 
     def heard(self, chain: Chain, sums: int, radial: int, layer: Any) -> int:
         extra = self.padded - self.width
@@ -41,15 +47,8 @@ class DimeNetInference(DirectionalInference):
 class DimeNetOnGpu(DirectionalOnGpu):
     """In fused operators."""
 
-    def triplet_weight(self, layer: Any) -> Tensor:
-        return _triplet_weight(layer)
+    filters = staticmethod(_filters)
 
     def sums(self, source: Tensor, filters: Tensor, gather: Gather) -> Tensor:
         columns = (column.unsqueeze(2) for column in filters.unbind(dim=1))
         return torch.stack([gather(column * source.unsqueeze(1)) for column in columns], dim=1)
-
-
-def _triplet_weight(layer: Any) -> Tensor:
-    """(n_bilinear, n_spherical, n_radial)."""
-    weight: Tensor = layer.triplet_basis.linear.weight
-    return weight.reshape(len(weight), *layer.triplet_basis.shape)

@@ -28,6 +28,8 @@ from kinetograph.kernels.tabulated import SLOPE_TOLERANCE, TOLERANCE, Tabulated
 from kinetograph.nn.directional import DirectionalModel
 from kinetograph.nn.model import Head, Inference, Outputs
 
+Filters = Callable[[Any], Tensor]
+"""From a layer to (n_filters, n_spherical, n_radial), whose products with the spherical basis are filters."""
 Gather = Callable[[Tensor], Tensor]
 
 
@@ -46,11 +48,7 @@ class DirectionalInference(ABC):
         self.width = len(self.embedding.from_edge.weight)
         self.padded = padded_width(library, self.width)
         self.tables = _tables(library, model)
-        factors = _degree_factors(model.n_spherical)
-        self.sums = [
-            FilteredSum(library, (self.triplet_weight(layer) * factors).permute(1, 2, 0))
-            for layer in self.layers
-        ]
+        self.triplet_sums = [FilteredSum(library, self._triplet_weight(layer)) for layer in self.layers]
         self.start = self._chain(0, self._embedded)
         self.steps = [
             self._chain(k + 1, lambda chain, radial, k=k: self._updated(chain, radial, k))
@@ -65,9 +63,12 @@ class DirectionalInference(ABC):
 
     # ---- what is different in the two ------------------------------------------------------------------
 
-    @abstractmethod
-    def triplet_weight(self, layer: Any) -> Tensor:
-        """(width, n_spherical, n_radial): sent messages are filtered by it times the spherical basis."""
+    filters: Filters
+
+    @property
+    def features_per_filter(self) -> int:
+        """To how many features of what is sent one filter goes: its own, or all of them."""
+        return 1
 
     @abstractmethod
     def sent(self, chain: Chain, messages: int, radial: int, layer: Any) -> int:
@@ -76,10 +77,6 @@ class DirectionalInference(ABC):
     @abstractmethod
     def heard(self, chain: Chain, sums: int, radial: int, layer: Any) -> int:
         """What an edge makes of the sum of what it was sent, (n_edges, width)."""
-
-    def spread(self, sent: Tensor) -> Tensor:
-        """What is sent as wide as it is summed."""
-        return sent
 
     # ---- running --------------------------------------------------------------------------------------
 
@@ -125,14 +122,21 @@ class DirectionalInference(ABC):
             [radial, from_center, from_neighbor], self._indices(graph, ends), **sizes
         )
         sums = []
-        for step, angular in zip(self.steps, self.sums, strict=True):
+        for step, angular in zip(self.steps, self.triplet_sums, strict=True):
             if self.readouts:
                 sums.append(rest.pop())
-            heard = angular(self.spread(rest.pop()), spherical, directions)
+            sent = rest.pop()
+            copies = angular.width // sent.shape[1]  # one for each filter, where each takes all features
+            heard = angular(sent if copies == 1 else sent.repeat(1, copies), spherical, directions)
             messages, *rest = step([radial, messages, heard], self._indices(graph, [graph.reverse]), **sizes)
         return messages, [*sums, *rest]
 
     # ---- making ---------------------------------------------------------------------------------------
+
+    def _triplet_weight(self, layer: Any) -> Tensor:
+        """(n_spherical, n_radial, n_filters × features_per_filter)."""
+        weight = type(self).filters(layer) * _degree_factors(self.model.n_spherical)
+        return weight.repeat_interleave(self.features_per_filter, dim=0).permute(1, 2, 0)
 
     def _indices(self, graph: Graph, read: Sequence[Tensor]) -> list[Tensor]:
         return [*read, graph.center] if self.readouts else list(read)
@@ -160,7 +164,7 @@ class DirectionalInference(ABC):
     def _updated(self, chain: Chain, radial: int, number: int) -> int:
         layer = self.layers[number]
         messages = chain.read(self.width)
-        heard = self.heard(chain, chain.read(self.sums[number].width, indexed=True), radial, layer)
+        heard = self.heard(chain, chain.read(self.triplet_sums[number].width, indexed=True), radial, layer)
         update = layer.update
         h = chain.add(chain.dense(messages, update.own.weight, update.own.bias, silu=1.0), heard)
         h = _residuals(chain, h, update.before_skip)
@@ -190,18 +194,15 @@ class DirectionalOnGpu(ABC):
     """The network in torch's operations, each sum over triplets in one pass that needs no triplets."""
 
     shortest_A = 0.0
+    filters: Filters
 
     def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         factors = _degree_factors(model.n_spherical)
         self.layers: list[tuple[Any, Tensor]] = []
         for layer in self.model.interactions:
-            weight = self.triplet_weight(layer)
+            weight = type(self).filters(layer)
             self.layers.append((layer, weight * factors.to(weight)))
-
-    @abstractmethod
-    def triplet_weight(self, layer: Any) -> Tensor:
-        """(n_filters, n_spherical, n_radial)."""
 
     @abstractmethod
     def sums(self, source: Tensor, filters: Tensor, gather: Gather) -> Tensor:

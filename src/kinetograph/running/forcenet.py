@@ -15,11 +15,7 @@ from kinetograph.kernels.filter import ConditionalFilter, EdgeNetwork, Layer
 from kinetograph.kernels.operators.conditional_filter import conditional_filter
 from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.nn.batch_norm import BatchNorm
-from kinetograph.nn.model import (
-    Head,
-    Inference,
-    Outputs,
-)
+from kinetograph.nn.model import Head, Inference, Outputs
 
 
 class ForceNetOnGpu:

@@ -15,11 +15,7 @@ from kinetograph.kernels.native import Workspace, floats
 from kinetograph.kernels.operators.conditional_filter import conditional_filter
 from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.nn.heads import EdgeForceHead
-from kinetograph.nn.model import (
-    Head,
-    Inference,
-    Outputs,
-)
+from kinetograph.nn.model import Head, Inference, Outputs
 from kinetograph.nn.radial import cosine_cutoff
 
 

@@ -70,7 +70,7 @@ class GemNetInference:
                 energies = energies.detach()
         if "direct" in heads:
             total = torch.stack([strength[:, 0].detach() for strength in strengths]).sum(dim=0)
-            forces = self.model._along_edges(total, graph)
+            forces = self.model.along_edges(total, graph)
         return Inference(forces, energies, slopes)
 
     def _outputs(
@@ -237,7 +237,7 @@ def _tables(library: Library, model: Any) -> tuple[Tabulated, Tabulated]:
         return pad(values, (0, -values.shape[1] % library.width))
 
     def circular(distances: Tensor) -> Tensor:
-        values = down(model._spherical(distances, model.cutoff)) * values_norms
+        values = down(model.of_lengths(distances, model.cutoff)) * values_norms
         return pad(values, (0, -values.shape[2] % ROUND)).flatten(1)
 
     values_norms = torch.tensor(norms, dtype=torch.float64)[:, None]

@@ -14,11 +14,7 @@ from kinetograph.kernels.native import Library
 from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.kernels.operators.gated_sum import gated_sum, incoming_edges
 from kinetograph.nn.batch_norm import BatchNorm
-from kinetograph.nn.model import (
-    Head,
-    Inference,
-    Outputs,
-)
+from kinetograph.nn.model import Head, Inference, Outputs
 from kinetograph.nn.radial import GaussianBasis
 
 

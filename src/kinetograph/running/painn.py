@@ -16,11 +16,7 @@ from kinetograph.kernels.operators.edges import Table, first_edges
 from kinetograph.kernels.operators.painn_message import painn_message
 from kinetograph.kernels.painn import FusedPaiNN, LayerWeights, Linear, Weights
 from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, spline_table
-from kinetograph.nn.model import (
-    Head,
-    Inference,
-    Outputs,
-)
+from kinetograph.nn.model import Head, Inference, Outputs
 
 
 class PaiNNInference:

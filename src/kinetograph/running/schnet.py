@@ -14,11 +14,7 @@ from kinetograph.kernels.continuous_filter import ContinuousFilters
 from kinetograph.kernels.operators.continuous_filter import continuous_filter
 from kinetograph.kernels.operators.edges import Table, first_edges
 from kinetograph.kernels.spline import SHORTEST_A, SLOPE_TOLERANCE, TOLERANCE, Function, spline_table
-from kinetograph.nn.model import (
-    Head,
-    Inference,
-    Outputs,
-)
+from kinetograph.nn.model import Head, Inference, Outputs
 
 
 class SchNetOnGpu:

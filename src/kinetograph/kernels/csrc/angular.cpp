@@ -117,7 +117,7 @@ INLINE void copy_block(int64_t n, const float* from, int64_t width, float* to) {
         for (int64_t i = 0; i < N * W; i += W) store(to + e * N * W + i, load(from + e * width + i));
 }
 
-// ---- filtered sums, DimeNet++ --------------------------------------------------------------------------
+// ---- filtered sums, DimeNet and DimeNet++ --------------------------------------------------------------
 
 // weights: for every block and l, (n_radial, N W); back: the same transposed and packed, to radial_width.
 struct Filters {

@@ -4,7 +4,8 @@ With K_l(c) = (2l+1)/4π P_l(c) and c = u_e · u_e′, over e′ ≠ e:
 
     spread:  y_e,l = Σ_{e′} K_l(c) x_e′          gather:  y_e = Σ_{e′} Σ_l K_l(c) x_e′,l
 
-Each is what the other's derivatives by x are. They are the sums over triplets of GemNet and of DimeNet++.
+Each is what the other's derivatives by x are. They are the sums over triplets of GemNet, DimeNet and
+DimeNet++.
 """
 
 from __future__ import annotations
