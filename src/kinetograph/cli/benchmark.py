@@ -303,7 +303,7 @@ def _cells(row: Row, *, brief: bool) -> list[str]:
         row.variant + (", bfloat16" if row.precision == "bfloat16" else ""),
         f"{row.n_atoms:,}",
         f"{row.n_edges / row.n_atoms:.0f}",
-        "" if row.median_s is None else f"{1e3 * row.median_s:{'.3g' if row.median_s < 0.9995 else ',.0f'}}",
+        "" if row.median_s is None else _in_ms(row.median_s),
         "" if row.speedup is None else f"{row.speedup:{'.2g' if row.speedup < 99.0 else '.0f'}}×",
         shown(None if row.fraction_of_peak is None else 100.0 * row.fraction_of_peak, ".0f")
         + (" %" if row.fraction_of_peak is not None else ""),
@@ -317,7 +317,7 @@ def _worded(name: str, value: float | str) -> str:
     if isinstance(value, str):
         return value
     if name in ALONE:
-        return f"{ALONE[name]} {1e3 * value:.3g} ms"
+        return f"{ALONE[name]} {_in_ms(value)} ms"
     if name in SHARES:
         return f"{SHARES[name]} {100.0 * value:.1f} %"
     return f"{value:.3g} {NAMES[name]}" if name in NAMES else f"{name} {value:.3g}"
@@ -361,7 +361,13 @@ def _shares(row: Row) -> list[str]:
 
 
 def _alone(row: Row) -> list[str]:
-    return [f"{1e3 * float(row.more[name]):.3g}" for name in ALONE]
+    return [_in_ms(float(row.more[name])) for name in ALONE]
+
+
+def _in_ms(seconds: float) -> str:
+    from kinetograph.report.benchmark_page import in_ms
+
+    return in_ms(seconds)
 
 
 def _end_of(row: Row) -> list[str]:

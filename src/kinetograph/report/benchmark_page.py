@@ -199,12 +199,12 @@ def _table(rows: list[Json], gain: str) -> str:
         "precision": ("precision", lambda v: escape(str(v))),
         "n_atoms": ("atoms", lambda v: f"{v:,}"),
         "n_edges": ("edges", lambda v: f"{v:,}"),
-        "median_s": ("ms", lambda v: f"{1e3 * v:.3g}" if v < 0.9995 else f"{1e3 * v:,.0f}"),
+        "median_s": ("ms", in_ms),
         "speedup": (gain, lambda v: f"{v:.2f}×"),
         "fraction_of_peak": ("of peak", lambda v: f"{100.0 * v:.0f} %"),
         "relative_error": ("error of forces", lambda v: f"{v:.1e}"),
-        "force_call_s": ("force call alone, ms", lambda v: f"{1e3 * v:.3g}"),
-        "new_list_s": ("new list, ms", lambda v: f"{1e3 * v:.3g}"),
+        "force_call_s": ("force call alone, ms", in_ms),
+        "new_list_s": ("new list, ms", in_ms),
         "ns_per_day": ("ns/day", lambda v: f"{v:.3g}"),
         "kB_per_atom": ("kB per atom", lambda v: f"{v:.3g}"),
         "energy_eV": ("energy, eV", lambda v: f"{v:.5g}"),
@@ -214,3 +214,8 @@ def _table(rows: list[Json], gain: str) -> str:
     used = [key for key in fields if any(row.get(key) is not None for row in rows)]
     body = [[fields[key][1](row[key]) if row.get(key) is not None else "" for key in used] for row in rows]
     return table([fields[key][0] for key in used], body)
+
+
+def in_ms(seconds: float) -> str:
+    """Milliseconds to three digits, and whole ones from a second on."""
+    return f"{1e3 * seconds:.3g}" if seconds < 0.9995 else f"{1e3 * seconds:,.0f}"
