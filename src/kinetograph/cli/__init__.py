@@ -55,7 +55,7 @@ def _show_warning(
     from rich.markup import escape
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"[bold yellow]Warning:[/] {escape(str(message))}.")
+    console.print(f"[bold yellow]Warning:[/] {escape(str(message).rstrip('.'))}.")
 
 
 def end_with(message: str, *, code: int) -> None:
