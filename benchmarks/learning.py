@@ -63,7 +63,7 @@ class DataSet:
     n_neighbors: int = 12
     """For models of the nearest neighbours."""
     link_cutoff_A: float = 5.0
-    """For GemNet's quadruplets, of which dense structures have more than memory: 15 million in a frame of
+    """For GemNet's quadruplets, of which dense structures have more than memory: 14 million in a frame of
     water with links of 5 Å, some 2 kB each."""
 
 
