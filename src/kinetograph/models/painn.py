@@ -51,6 +51,7 @@ from kinetograph.bonds import BondRule
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
+from kinetograph.kernels.painn_training import library_to_train_with, painn_messages
 from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.heads import EnergyHead
@@ -160,9 +161,17 @@ class Message(nn.Module):
             inputs: (n_edges, …) by ``PaiNN.filter_inputs``.
             units: (n_edges, 3) from centre to neighbour.
         """
+        phi = self.phi(scalars)
+        native = library_to_train_with(scalars.shape[1], phi, vectors, inputs)
+        if native is not None:  # the same in one pass
+            sent, phi_vv = phi.tensor_split([2 * scalars.shape[1]], dim=1)
+            product = None if vectors is None else phi_vv.unsqueeze(1) * vectors
+            return painn_messages(
+                *(native, sent, product, inputs, units, self.filter.weight), graph.center, graph.neighbor
+            )
         # Split before the edges are reached: pieces of an edge tensor cost a copy in every derivative.
         filter_s, filter_vs, filter_vv = self.filter.weight.chunk(3)
-        phi_s, phi_vs, phi_vv = self.phi(scalars).chunk(3, dim=1)
+        phi_s, phi_vs, phi_vv = phi.chunk(3, dim=1)
 
         # Δs_i = Σ_j φ_s(s_j) ∘ W_s(d_ij)
         to_scalars = phi_s.index_select(0, graph.neighbor) * nn.functional.linear(inputs, filter_s)

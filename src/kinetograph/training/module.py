@@ -128,6 +128,11 @@ class ForceTraining(lightning.LightningModule):
             loss = loss + config.stress_weight * error / scale
         return loss
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        # By the weights alone: the vectors of edges, by which conservative forces are taken, are leaves too.
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        loss.backward(*args, inputs=weights, **kwargs)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.average is None:
