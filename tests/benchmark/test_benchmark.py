@@ -97,7 +97,7 @@ def test_lists_scaling_and_training_have_rows() -> None:
     grown = list(scaling_rows(chosen("painn"), [96, 384], CPU, 0.0))
     assert [row.n_atoms for row in grown] == [96, 384]
     assert 0.0 < grown[-1].to_json()["exponent"] < 2.0
-    (trained,) = train_rows(chosen("painn"), 48, CPU, 0.0)
+    _, trained = train_rows(chosen("painn"), 48, CPU, 0.0)
     assert trained.median_s is not None
     assert trained.median_s > 0.0
 

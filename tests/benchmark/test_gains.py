@@ -15,6 +15,7 @@ from kinetograph.benchmark.cases import CASES
 from kinetograph.benchmark.lists import neighbor_rows
 from kinetograph.benchmark.measure import Clock
 from kinetograph.benchmark.step import step_rows
+from kinetograph.benchmark.train import train_rows
 
 CPU = Clock(torch.device("cpu"), 1)
 PEAKS = {"float32": 1e11, "bfloat16": 2e11}  # nothing here depends on them
@@ -71,3 +72,13 @@ def test_the_pair_search_keeps_its_gain() -> None:
         assert gain is not None
         reached.append(gain)
     assert max(reached) >= 1.25, reached
+
+
+@pytest.mark.parametrize(("name", "limit"), [("painn", 1.3), ("painn conservative", 1.5)])
+def test_training_keeps_its_gain(name: str, limit: float) -> None:
+    reached = []
+    while len(reached) < ATTEMPTS and max(reached, default=0.0) < limit:
+        _, row = train_rows({name: CASES[name]}, 192, CPU, 0.0)
+        assert row.speedup is not None
+        reached.append(row.speedup)
+    assert max(reached) >= limit, reached

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from kinetograph import kernels
 from kinetograph.benchmark.cases import Case
 from kinetograph.benchmark.measure import Action, Clock, Row, in_turns
 from kinetograph.benchmark.structures import water
@@ -20,7 +21,10 @@ LEARNING_RATE = 1e-5
 
 
 def train_rows(cases: Mapping[str, Case], n_atoms: int, clock: Clock, seconds: float) -> Iterator[Row]:
-    """Forward, loss, backward and optimiser, on one box of water with forces and an energy by chance."""
+    """Forward, loss, backward and optimiser, on one box of water with forces and an energy by chance.
+
+    In torch operations, and as every training does it: for PaiNN on a CPU with compiled messages.
+    """
     for name, case in cases.items():
         system = water(min(n_atoms, case.largest))
         potential = case.potential().train()
@@ -33,14 +37,26 @@ def train_rows(cases: Mapping[str, Case], n_atoms: int, clock: Clock, seconds: f
             torch.full((1, 3, 3), torch.nan, dtype=system.dtype),
         ).to(clock.device)
         action = _training_step(potential.to(clock.device), sample)
-        yield Row(
-            case=name,
-            variant="training step",
-            precision="float32",
-            n_atoms=system.n_atoms,
-            n_edges=sample.neighbors.n_edges,
-            median_s=in_turns({"step": action}, clock, seconds)["step"],
-        )
+        times = in_turns({"plain": _plainly(action), "training step": action}, clock, seconds)
+        for variant, median_s in times.items():
+            yield Row(
+                case=name,
+                variant=variant,
+                precision="float32",
+                n_atoms=system.n_atoms,
+                n_edges=sample.neighbors.n_edges,
+                median_s=median_s,
+                speedup=None if variant == "plain" else times["plain"] / median_s,
+                against=None if variant == "plain" else "plain",
+            )
+
+
+def _plainly(action: Action) -> Action:
+    def act() -> None:
+        with kernels.plain_forms():
+            action()
+
+    return act
 
 
 def _training_step(potential: LearnedPotential, sample: Sample) -> Action:
@@ -51,7 +67,7 @@ def _training_step(potential: LearnedPotential, sample: Sample) -> Action:
     def step() -> None:
         loss = module.loss(potential(sample.system, sample.neighbors), sample)
         optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        module.backward(loss)
         optimizer.step()
 
     return step
