@@ -13,10 +13,10 @@ The number of steps is chosen beforehand, from the processor time of some steps 
 the learning rate falls to its end within the budget. Of large test sets every n-th frame is used, at
 most 400.
 
-``long`` trains one model of each kind of force for as long as it improves: in rounds of ``--minutes``, each from
-the weights of the last one with a learning rate that rises and falls again, until the validation error falls by
-less than a twentieth or ``--most-minutes`` are reached. A training that was stopped goes on; results are in
-``benchmarks/learning_long.json``.
+``long`` trains one model of each kind of force for as long as it improves: in rounds of ``--minutes``,
+each from the weights of the last one with a learning rate that rises and falls again, until the validation
+error falls by less than a twentieth or ``--most-minutes`` are reached. A training that was stopped goes on;
+results are in ``benchmarks/learning_long.json``.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ DATA = {
 
 
 MLEARN = {"Ni": 4.0, "Cu": 4.0, "Li": 5.0, "Mo": 5.0, "Si": 5.0, "Ge": 5.0}
-"""Cutoffs in Å. In three minutes of training nickel's energies were 0.9 meV/atom off with 4 Å, 1.5 with 5, and its
-forces the same; molybdenum's 8.6 with 4.2 Å, 6.4 with 5."""
+"""Cutoffs in Å. After three minutes of training nickel's energies were 0.9 meV/atom off with 4 Å, 1.5 with 5,
+and its forces the same; molybdenum's 8.6 with 4.2 Å, 6.4 with 5."""
 LONG_DATA = {
     "3bpa": DATA["3bpa"],
     **{
