@@ -11,7 +11,7 @@ on, and two runs with different ``--cells`` can share the work. ``table`` prints
 
 The number of steps is chosen beforehand, from the processor time of some steps after warm-up, so that
 the learning rate falls to its end within the budget. Of large test sets every n-th frame is used, at
-most 400.
+most 400, or 20 of a model that takes a minute for each (``max_frames``, of the validation too).
 
 ``long`` trains one model of each kind of force for as long as it improves: in rounds of ``--minutes``,
 each from the weights of the last one with a learning rate that rises and falls again, until the validation
@@ -265,7 +265,7 @@ def seconds_per_step(config: Any) -> float:
         batch = collate([data[i] for i in next(sampler)])
         loss = module.loss(model(batch.system, batch.neighbors), batch)
         optimizer.zero_grad()
-        loss.backward()
+        module.backward(loss)
         optimizer.step()
         times.append(time.process_time() - start)
     return sorted(times[2:])[len(times[2:]) // 2]
@@ -293,10 +293,10 @@ def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path
     row, data = LONG_ROWS[row_name], LONG_DATA[name]
     files = prepare(name, data, folder, root)
     last, start, n_steps, cpu_s = None, None, 0, 0.0
-    for number in range(1, int(most / minutes) + 1):
-        run = folder / f"long-{name}-{row_name}-{number}"
+    for number in range(1, round(most / minutes) + 1):
+        run = folder / f"long-{name}-{row_name}-{minutes:g}-{number}"
         records = [r for r in load(LONG_RESULTS) if (r["data"], r["row"]) == (name, row_name)]
-        known = [r for r in records if r["minutes"] == number * minutes]
+        known = [r for r in records if (r["round"], r["round_minutes"]) == (number, minutes)]
         if not known:
             began = time.process_time()
             again = row if start is None else replace(row, training={**row.training, **_AGAIN})
@@ -304,13 +304,15 @@ def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path
             n_steps, cpu_s = n_steps + result.steps, cpu_s + time.process_time() - began
             record = {
                 **described(name, row_name, row, data, number * minutes, result, step_s, cpu_s),
+                "round": number,
+                "round_minutes": minutes,
                 "steps": n_steps,
                 "tests": tested(result, row, data, files),
                 "valid_force_mae_meV_per_A": 1000.0 * result.valid_force_mae_eV_per_A,
                 "model": str(result.model.relative_to(folder)),
             }
             known = [record]
-            store(record, LONG_RESULTS, ("data", "row", "minutes"))
+            store(record, LONG_RESULTS, ("data", "row", "round", "round_minutes"))
             print(f"{name}/{row_name}, {number * minutes:g} min", json.dumps(record["tests"]), flush=True)
         now = known[0]["valid_force_mae_meV_per_A"]
         start, n_steps, cpu_s = folder / known[0]["model"], known[0]["steps"], known[0]["cpu_s"]
@@ -385,6 +387,7 @@ def described(
         "row": row_name,
         "preset": row.preset,
         "options": row.options,
+        "max_frames": row.max_frames or MAX_TEST_FRAMES,
         "forces": row.forces or PRESETS[row.preset].forces,
         "cutoff_A": data.cutoff_A,
         "batch_size": data.batch_size,
@@ -443,7 +446,7 @@ def table() -> str:
 
 
 def long_table() -> str:
-    """The longest training of each cell, with GAP's and MTP's published errors, as Markdown."""
+    """The best round of each cell by its validation error, with GAP's and MTP's published errors."""
     lines = [
         "| data | model | parameters | minutes | test | forces, meV/Å | energy, meV/atom | GAP, MTP |",
         "|---|---|---|---|---|---|---|---|",
@@ -454,7 +457,7 @@ def long_table() -> str:
             own = [r for r in records if (r["data"], r["row"]) == (name, row)]
             if not own:
                 continue
-            r = max(own, key=lambda record: record["minutes"])
+            r = min(own, key=lambda record: record["valid_force_mae_meV_per_A"])
             published = PUBLISHED.get(name.removeprefix("mlearn_"))
             others = "" if published is None else ", ".join(f"{1000 * f:.0f} / {e}" for e, f in published)
             for test, t in r["tests"].items():

@@ -13,7 +13,7 @@ from torch import Tensor
 from kinetograph import kernels
 from kinetograph.errors import UserError
 from kinetograph.fixed_list import FixedList
-from kinetograph.graph import Graph, build_graph
+from kinetograph.graph import Graph, GraphRequest, build_graph
 from kinetograph.kernels.edges import ListedEdges, forces_from_slopes
 from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.neighbors import NeighborList
@@ -180,7 +180,7 @@ class LearnedPotential(Potential):
                 assert said.forces is not None
                 return said.forces * self.force_scale, said.energies
             self._fall_back(graph)
-        return self._direct(build_graph(system, neighbors, self.request, dtype=self.dtype))
+        return self._direct(build_graph(system, neighbors, self._needed, dtype=self.dtype))
 
     def _differentiable_outputs(
         self, system: System, neighbors: NeighborList, heads: tuple[Head, ...]
@@ -193,7 +193,7 @@ class LearnedPotential(Potential):
             if form.shortest_A == 0.0 or not bool(_too_short(graph, form)):
                 return graph, form(graph, heads)
             self._fall_back(graph)
-        graph = build_graph(system, neighbors, self.request, dtype=self.dtype, differentiable=True)
+        graph = build_graph(system, neighbors, self._needed, dtype=self.dtype, differentiable=True)
         return graph, self.model(graph, heads)
 
     def _gpu_form(self, system: System, heads: tuple[Head, ...]) -> GpuForm | None:
@@ -217,6 +217,11 @@ class LearnedPotential(Potential):
     def _heads(self) -> tuple[Head, ...]:
         """What is asked of the model in evaluation."""
         return self.model.heads if self.also_direct else (self.answers,)
+
+    @property
+    def _needed(self) -> GraphRequest:
+        """What the plain form needs of a graph."""
+        return self.model.training_request if self.training else self.request
 
     @property
     def _runs_on_gpu(self) -> bool:

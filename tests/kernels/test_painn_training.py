@@ -10,10 +10,13 @@ from forms import batch, error, model
 from torch import Tensor
 
 from kinetograph.bonds import with_bonds
-from kinetograph.graph import neighbors_for
+from kinetograph.data.dataset import Sample
+from kinetograph.graph import build_graph, neighbors_for
 from kinetograph.kernels import painn_training, plain_forms
 from kinetograph.kernels.native import Library
 from kinetograph.learned_potential import LearnedPotential
+from kinetograph.training.module import ForceTraining
+from kinetograph.training.settings import OptimizerSettings
 
 Inputs = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]
 N_ATOMS = 7
@@ -121,6 +124,8 @@ def learning(potential: LearnedPotential, *, plain: bool) -> dict[str, Tensor]:
     else:
         prediction = potential(system, neighbors)
     loss = (prediction.forces - 0.3).square().mean()
+    if prediction.direct_forces is not None:
+        loss = loss + (prediction.direct_forces + 0.2).square().mean()
     if prediction.energy is not None:
         loss = loss + (prediction.energy + 1.0).square().mean()
     if prediction.stress is not None:
@@ -165,9 +170,81 @@ def test_the_equations_do_where_the_messages_cannot(library: Library) -> None:
         assert painn_training.library_to_train_with(48, single) is None
 
 
-def test_a_second_derivative_along_weights_is_refused_and_not_made_up(library: Library) -> None:
-    values = in_single(inputs(16, 3, vectors=True))
-    results = painn_training.painn_messages(library, *values, *edges())
-    first = torch.autograd.grad(results[0].square().sum(), values[-1], create_graph=True)[0]
-    with pytest.raises(NotImplementedError, match="KINETOGRAPH_KERNELS=plain"):
-        first.sum().backward()
+def test_derivatives_that_there_are_not_are_refused_and_not_made_up(library: Library) -> None:
+    sent, *others = values = in_single(inputs(16, 3, vectors=True))
+    value = painn_training.painn_messages(library, *values, *edges())[0].pow(3).sum()
+    along_weights = torch.autograd.grad(value, others[-1], create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="along weights: KINETOGRAPH_KERNELS=plain"):
+        torch.autograd.grad(along_weights.sum(), sent)
+    first = torch.autograd.grad(value, sent, create_graph=True)[0]
+    second = torch.autograd.grad(first.pow(2).sum(), sent, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="third derivative"):
+        torch.autograd.grad(second.sum(), sent)
+    with pytest.raises(NotImplementedError, match="batch of derivatives"):
+        torch.autograd.grad(value, sent, torch.ones(2), retain_graph=True, is_grads_batched=True)
+
+
+def test_functions_of_functions_take_the_equations(library: Library) -> None:
+    potential, system = model("painn", "conservative", width=48), batch()
+    neighbors = neighbors_for(system, potential.request)
+    graph = build_graph(system, neighbors, potential.request, dtype=torch.float32)
+    weights = {name: p.detach() for name, p in potential.model.named_parameters()}
+
+    def energy(weights: dict[str, Tensor]) -> Tensor:
+        outputs = torch.func.functional_call(potential.model, weights, (graph, ("conservative",)))
+        total: Tensor = outputs.energies.sum()
+        return total
+
+    gradient = torch.func.grad(energy)(weights)
+    assert float(gradient["messages.0.filter.weight"].norm()) > 0.0
+
+
+@pytest.mark.parametrize("n_edges", [0, 1, 31, 32, 33])
+def test_any_number_of_edges(library: Library, n_edges: int) -> None:
+    sent, vectors, *rest = in_single(inputs(16, 21, vectors=True))
+    center, neighbor = (index[:n_edges] for index in edges())
+    given = [t.detach()[:n_edges].requires_grad_() for t in rest[:2]]
+    results = painn_training.painn_messages(library, sent, vectors, *given, rest[2], center, neighbor)
+    (results[0].sum() + results[1].square().sum()).backward()
+    others = torch.ones(N_ATOMS, dtype=torch.bool)
+    others[center] = False
+    assert not bool(results[0][others].any())
+    assert all(bool(torch.isfinite(t.grad).all()) for t in (sent, vectors, *given, rest[2]))
+    assert (float(rest[2].grad.abs().sum()) > 0.0) == (n_edges > 0)
+
+
+def test_sums_of_an_atom_do_not_depend_on_what_is_before_it(library: Library) -> None:
+    sent, vectors, functions, units, weights = in_single(inputs(48, 21, vectors=True))
+    center, neighbor = edges()
+    alone = painn_training.painn_messages(
+        library, *(sent, vectors, functions, units, weights), center, neighbor
+    )
+    more = 37
+    company = painn_training.painn_messages(
+        *(library, sent.repeat(2, 1), vectors.repeat(2, 1, 1)),
+        *(torch.cat([t[:more], t]) for t in (functions, units)),
+        *(
+            weights,
+            torch.cat([center[:more], center + N_ATOMS]),
+            torch.cat([neighbor[:more], neighbor + N_ATOMS]),
+        ),
+    )
+    for one, other in zip(alone, company, strict=True):
+        assert torch.equal(one, other[N_ATOMS:])
+
+
+@pytest.mark.parametrize("forces", ["direct", "conservative", "both"])
+def test_a_training_takes_the_gradients_that_all_leaves_would_give(library: Library, forces: str) -> None:
+    potential, system = model("painn", forces, width=48).train(), batch()
+    potential.model.messages[1].filter.requires_grad_(False)
+    module = ForceTraining(potential, OptimizerSettings(learning_rate=1e-3, energy_weight=1.0), rotate=False)
+    unknown = torch.full((system.n_systems, 3, 3), torch.nan, dtype=torch.float64)
+    forces_, energies = torch.ones_like(system.positions), torch.ones(system.n_systems, dtype=torch.float64)
+    sample = Sample(system, neighbors_for(system, potential.request), forces_, energies, unknown)
+    gradients = []
+    for backward in (torch.autograd.backward, module.backward):
+        potential.zero_grad()
+        backward(module.loss(potential(system, sample.neighbors), sample))
+        gradients.append([p.grad for p in potential.parameters() if p.requires_grad])
+    assert len(gradients[0]) > 10
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))

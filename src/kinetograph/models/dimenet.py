@@ -47,6 +47,7 @@ There is no limit on the number of neighbours.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -66,17 +67,18 @@ from kinetograph.nn.directional import (
     MessageEmbedding,
     MessageForces,
     MessageUpdate,
+    Paths,
     RadialBasis,
     RadialFilter,
     ReadoutInit,
     SphericalBasis,
     TripletBasis,
+    Turns,
     dense,
 )
 from kinetograph.nn.model import Forces, GpuForm, InferenceForm, Preset, check_choice, require_offer
 from kinetograph.nn.segments import sum_to
-from kinetograph.running.dimenet import DimeNetInference, DimeNetOnGpu
-from kinetograph.triplets import Triplets
+from kinetograph.running.dimenet import DimeNetInference
 
 Angle = Literal["corrected", "original"]
 ANGLES = ("corrected", "original")
@@ -113,31 +115,28 @@ class Interaction(nn.Module):
         self.bilinear = nn.Parameter(torch.empty(width, n_bilinear, width).normal_(0.0, 2.0 / width))
         self.update = MessageUpdate(width, n_before_skip, n_after_skip)
 
-    def forward(
-        self, messages: Tensor, radial: Tensor, spherical: Tensor, harmonics: Tensor, triplets: Triplets
-    ) -> Tensor:
+    def forward(self, messages: Tensor, radial: Tensor, spherical: Tensor, meeting: Paths | Turns) -> Tensor:
         """(n_edges, width) → (n_edges, width)."""
-        source, filters = self.sent(messages, radial)
-        basis = self.triplet_basis(spherical, harmonics, triplets.second)
-        source = source.index_select(0, triplets.second)
-        # Summed over k first: the large matrix then acts once per edge, not once per triplet.
-        columns = [column.unsqueeze(1) for column in basis.unbind(dim=1)]
-        sums = torch.stack([sum_to(triplets.first, c * source, len(messages)) for c in columns], dim=1)
-        return self.received(messages, sums, filters)
-
-    def sent(self, messages: Tensor, radial: Tensor) -> tuple[Tensor, Tensor]:
-        """What an edge sends, and W e_RBF, (n_edges, width) each."""
         filters = self.filter(radial)
         source = nn.functional.silu(self.source(messages))
-        return (source * filters if self.radial_filter == "kj" else source), filters
-
-    def received(self, messages: Tensor, sums: Tensor, filters: Tensor) -> Tensor:
-        """New messages from the sums over triplets, (n_edges, n_bilinear, width)."""
+        if self.radial_filter == "kj":
+            source = source * filters
+        # Summed over k first: the large matrix then acts once per edge, not once per triplet.
+        sums = self.sums(source, spherical, meeting)
         if self.radial_filter == "ji":
             sums = sums * filters.unsqueeze(1)
         heard = sums.flatten(1) @ self.bilinear.flatten(1).T
         updated: Tensor = self.update(messages, heard)
         return updated
+
+    def sums(self, source: Tensor, spherical: Tensor, meeting: Paths | Turns) -> Tensor:
+        """Σ_k a_SBF ⊗ m_kj, (n_edges, n_bilinear, width)."""
+        if isinstance(meeting, Turns):  # equal, and nothing stands on a triplet
+            return meeting.combine(source, self.triplet_basis.of_edges(spherical))
+        basis = self.triplet_basis(spherical, meeting)
+        source, n_edges = source.index_select(0, meeting.second), len(source)
+        columns = (column.unsqueeze(1) for column in basis.unbind(dim=1))
+        return torch.stack([sum_to(meeting.first, c * source, n_edges) for c in columns], dim=1)
 
 
 class DimeNet(DirectionalModel):
@@ -217,8 +216,12 @@ class DimeNet(DirectionalModel):
             return self.request
         return replace(self.request, triplets=None, reverse=True)
 
+    @property
+    def training_request(self) -> GraphRequest:
+        return self.inference_request
+
     def gpu_form(self) -> GpuForm | None:
-        return DimeNetOnGpu(self) if self.angle == "corrected" else None
+        return copy.deepcopy(self).requires_grad_(False) if self.angle == "corrected" else None
 
     def inference_form(self) -> InferenceForm | None:
         native = library()

@@ -50,6 +50,7 @@ multiplied with each other first. Ours in addition: direct forces, see :class:`M
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -68,11 +69,13 @@ from kinetograph.nn.directional import (
     MessageEmbedding,
     MessageForces,
     MessageUpdate,
+    Paths,
     RadialBasis,
     RadialFilter,
     ReadoutInit,
     SphericalBasis,
     TripletBasis,
+    Turns,
     dense,
 )
 from kinetograph.nn.model import (
@@ -85,8 +88,7 @@ from kinetograph.nn.model import (
     require_offer,
 )
 from kinetograph.nn.segments import sum_to
-from kinetograph.running.dimenet_pp import DimeNetPlusPlusInference, DimeNetPlusPlusOnGpu
-from kinetograph.triplets import Triplets
+from kinetograph.running.dimenet_pp import DimeNetPlusPlusInference
 
 
 def _oc20(*errors: float) -> tuple[Published, ...]:
@@ -161,31 +163,26 @@ class Interaction(nn.Module):
         self.up = dense(triplet_width, width, bias=False)
         self.update = MessageUpdate(width, n_before_skip, n_after_skip)
 
-    def forward(
-        self, messages: Tensor, radial: Tensor, spherical: Tensor, harmonics: Tensor, triplets: Triplets
-    ) -> Tensor:
+    def forward(self, messages: Tensor, radial: Tensor, spherical: Tensor, meeting: Paths | Turns) -> Tensor:
         """(n_edges, width) → (n_edges, width)."""
-        source, filters = self.sent(messages, radial)
-        basis = self.triplet_basis(spherical, harmonics, triplets.second)
-        heard = source.index_select(0, triplets.second) * self.triplet_filter(basis)
-        return self.received(messages, sum_to(triplets.first, heard, len(messages)), filters)
-
-    def sent(self, messages: Tensor, radial: Tensor) -> tuple[Tensor, Tensor]:
-        """What an edge sends, (n_edges, triplet_width), and W e_RBF, (n_edges, width)."""
         silu = nn.functional.silu
         filters = nn.functional.linear(radial, self.filter_out.weight @ self.filter_in.weight)
         source = silu(self.source(messages))
         if self.radial_filter == "kj":
             source = source * filters
-        return silu(self.down(source)), filters
-
-    def received(self, messages: Tensor, sums: Tensor, filters: Tensor) -> Tensor:
-        """New messages from the sums over triplets, (n_edges, triplet_width)."""
-        heard = nn.functional.silu(self.up(sums))
+        heard = silu(self.up(self.sums(silu(self.down(source)), spherical, meeting)))
         if self.radial_filter == "ji":
             heard = heard * filters
         updated: Tensor = self.update(messages, heard)
         return updated
+
+    def sums(self, source: Tensor, spherical: Tensor, meeting: Paths | Turns) -> Tensor:
+        """Σ_k m_kj ∘ W a_SBF, (n_edges, triplet_width)."""
+        if isinstance(meeting, Turns):  # equal, and nothing stands on a triplet
+            filters = self.triplet_basis.of_edges(spherical, self.triplet_filter.weight)
+            return meeting.gather(filters * source.unsqueeze(1))
+        filters = self.triplet_filter(self.triplet_basis(spherical, meeting))
+        return sum_to(meeting.first, source.index_select(0, meeting.second) * filters, len(source))
 
 
 class DimeNetPlusPlus(DirectionalModel):
@@ -274,8 +271,12 @@ class DimeNetPlusPlus(DirectionalModel):
     def inference_request(self) -> GraphRequest:
         return replace(self.request, triplets=None, reverse=True)
 
+    @property
+    def training_request(self) -> GraphRequest:
+        return self.inference_request
+
     def gpu_form(self) -> GpuForm | None:
-        return DimeNetPlusPlusOnGpu(self)
+        return copy.deepcopy(self).requires_grad_(False)
 
     def inference_form(self) -> InferenceForm | None:
         native = library()

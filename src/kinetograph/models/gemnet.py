@@ -78,7 +78,6 @@ from torch import Tensor, nn
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
-from kinetograph.kernels.operators.edges import first_edges
 from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.nn.edge_states import AtomUpdate, EdgeEmbedding, EnergyReadout, ForceReadout
 from kinetograph.nn.efficient import (
@@ -109,6 +108,7 @@ from kinetograph.nn.model import (
     Published,
     require_offer,
 )
+from kinetograph.nn.other_edges import OtherEdges
 from kinetograph.nn.quadruplets import arms_of
 from kinetograph.nn.radial import BesselBasis, polynomial_envelope
 from kinetograph.nn.segments import sum_to
@@ -480,8 +480,8 @@ class GemNet(Model):
         )
 
     def _triplet_sum(self, graph: Graph, units: Tensor) -> NeighborSum | AngularSum:
-        if graph.triplets is None:  # a graph for running
-            return AngularSum(units, first_edges(graph.center, graph.n_atoms), self.n_spherical)
+        if graph.triplets is None:  # a graph for running or training
+            return AngularSum(OtherEdges(graph, units, self.n_spherical, learning=self.is_learning))
         first, second = graph.triplets.first, graph.triplets.second
         cosine = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)  # cos ∠cab
         return NeighborSum(zonal_harmonics(cosine, self.n_spherical), first, second, graph.n_edges)
@@ -511,6 +511,10 @@ class GemNet(Model):
     @property
     def inference_request(self) -> GraphRequest:
         return self.request if self.quadruplets else replace(self.request, triplets=None)
+
+    @property
+    def training_request(self) -> GraphRequest:
+        return replace(self.request, triplets=None)
 
     def gpu_form(self) -> GpuForm | None:
         return None if self.quadruplets else copy.deepcopy(self).requires_grad_(False)

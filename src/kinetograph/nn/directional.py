@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from kinetograph.graph import Graph
 from kinetograph.nn.elements import ElementEmbedding
 from kinetograph.nn.mlp import mlp
 from kinetograph.nn.model import COVARIANT, GRADIENT, Head, Model, Offer, Outputs
+from kinetograph.nn.other_edges import OtherEdges
 from kinetograph.nn.radial import BesselBasis, polynomial_envelope
 from kinetograph.nn.segments import sum_to
 from kinetograph.nn.spherical import SphericalBesselBasis, zonal_harmonics
@@ -105,20 +107,63 @@ class TripletBasis(nn.Module):
         self.shape = (n_spherical, n_radial)
         self.linear = dense(n_spherical * n_radial, n_out, bias=False)
 
-    def forward(self, radial: Tensor, harmonics: Tensor, second: Tensor) -> Tensor:
+    def forward(self, radial: Tensor, paths: Paths) -> Tensor:
         """(n_triplets, n_out).
 
         Args:
             radial: (n_edges, n_spherical, n_radial), see :class:`SphericalBasis`.
-            harmonics: (n_triplets, n_spherical), Y_l0 of the angle.
-            second: (n_triplets,) the edge kj.
         """
-        weight = self.linear.weight.reshape(-1, *self.shape)
-        per_edge = torch.einsum("eln,bln->leb", radial, weight)
-        total = radial.new_zeros(len(second), self.linear.out_features)
-        for harmonic, coefficient in zip(harmonics.unbind(dim=1), per_edge, strict=True):
-            total = total + harmonic.unsqueeze(1) * coefficient.index_select(0, second)
+        total = radial.new_zeros(len(paths.second), self.linear.out_features)
+        coefficients = self.of_edges(radial).unbind(dim=1)
+        for harmonic, coefficient in zip(paths.harmonics.unbind(dim=1), coefficients, strict=True):
+            total = total + harmonic.unsqueeze(1) * coefficient.index_select(0, paths.second)
         return total
+
+    def of_edges(self, radial: Tensor, then: Tensor | None = None) -> Tensor:
+        """(n_edges, n_spherical, n_out): Σ_n W_(b, ln) R_ln(d_kj), what is multiplied with Y_l0.
+
+        Args:
+            then: (n_out, basis_width) of a matrix that follows.
+        """
+        weight = self.linear.weight if then is None else then @ self.linear.weight
+        return torch.einsum("eln,bln->elb", radial, weight.reshape(-1, *self.shape))
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every triplet k → j → i one by one."""
+
+    first: Tensor
+    """(n_triplets,) the edge ji."""
+    second: Tensor
+    """(n_triplets,) the edge kj."""
+    harmonics: Tensor
+    """(n_triplets, n_spherical) Y_l0(α)."""
+
+
+class Turns:
+    """Sums over the same triplets without a list of them.
+
+    The edges kj are the others of the centre of ij, the edge that goes back from ji, and make the angle π − α
+    with it: Y_l0(α) is (−1)^l Y_l0(π − α).
+    """
+
+    def __init__(self, others: OtherEdges, reverse: Tensor) -> None:
+        self.others, self.reverse = others, reverse
+        self.signs = (-1.0) ** torch.arange(others.n_l, device=reverse.device).unsqueeze(1)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(n_edges, n_spherical, width) → (n_edges, width): Σ_k Σ_l Y_l0(α) x_l."""
+        return self.others.gather(x * self.signs.to(x.dtype)).index_select(0, self.reverse)
+
+    def combine(self, x: Tensor, filters: Tensor) -> Tensor:
+        """Σ_k (Σ_l Y_l0(α) f_lb) x, (n_edges, n_filters, width).
+
+        Args:
+            x: (n_edges, width).
+            filters: (n_edges, n_spherical, n_filters).
+        """
+        return self.others.combine(x, filters * self.signs.to(x.dtype)).index_select(0, self.reverse)
 
 
 class MessageEmbedding(nn.Module):
@@ -242,7 +287,8 @@ class DirectionalModel(Model):
     """The embedding gives the first messages, every interaction the next ones, each a part of the energy.
 
     A model of this kind sets what is listed here. An interaction is called as ``(messages, radial,
-    spherical, harmonics, triplets)``; direct forces are read off the last messages.
+    spherical, meeting)``, the last being the triplets, listed or not; direct forces are read off the last
+    messages.
     """
 
     OFFERS: ClassVar[Mapping[Head, Offer]] = {
@@ -273,18 +319,10 @@ class DirectionalModel(Model):
     def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         radial = self.radial_basis(graph.distances)
         spherical = self.spherical_basis(graph.distances)
-        cosines = self.cosines(graph)
-        harmonics = zonal_harmonics(cosines if self.true_gradient else cosines.detach(), self.n_spherical)
-
+        meeting = self._meeting(graph)
         messages = [self.embedding(radial, graph)]
         for interaction in self.interactions:
-            messages.append(interaction(messages[-1], radial, spherical, harmonics, graph.triplets))
-        return self.outputs(messages, radial, graph, heads)
-
-    def outputs(
-        self, messages: Sequence[Tensor], radial: Tensor, graph: Graph, heads: tuple[Head, ...]
-    ) -> Outputs:
-        """From the first messages and those of every interaction to what the heads say."""
+            messages.append(interaction(messages[-1], radial, spherical, meeting))
         energies = forces = None
         if "conservative" in heads:
             blocks = zip(self.energy_head, messages, strict=True)
@@ -292,6 +330,15 @@ class DirectionalModel(Model):
         if "direct" in heads:
             forces = self.force_head(messages[-1], graph)
         return Outputs(energies=energies, forces=forces)
+
+    def _meeting(self, graph: Graph) -> Paths | Turns:
+        if graph.triplets is None:  # a graph for running or training
+            assert graph.reverse is not None
+            units = graph.unit_vectors if self.true_gradient else graph.unit_vectors.detach()
+            return Turns(OtherEdges(graph, units, self.n_spherical, learning=self.is_learning), graph.reverse)
+        cosines = self.cosines(graph)
+        harmonics = zonal_harmonics(cosines if self.true_gradient else cosines.detach(), self.n_spherical)
+        return Paths(graph.triplets.first, graph.triplets.second, harmonics)
 
     def cosines(self, graph: Graph) -> Tensor:
         """(n_triplets,) cos α = û_ij · û_jk, α the angle by which the path k → j → i turns at j."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetograph.graph import Graph, Links
-from kinetograph.kernels.operators.legendre_sum import legendre_spread
+from kinetograph.nn.other_edges import OtherEdges
 from kinetograph.nn.segments import sum_to
 from kinetograph.triplets import Quadruplets, Triplets
 
@@ -258,26 +258,16 @@ class NeighborSum:
 
 
 class AngularSum:
-    """The same of zonal harmonics, over all other edges of an edge's centre: nothing is listed.
-
-    Args:
-        units: (n_edges, 3).
-        first: (n_atoms + 1,) int64 first edge of each atom.
-        n_l: number of harmonics.
-    """
+    """The same of zonal harmonics, over all other edges of an edge's centre: nothing is listed."""
 
     entry_source = None
 
-    def __init__(self, units: Tensor, first: Tensor, n_l: int) -> None:
-        self.units, self.first = units, first
-        degree = torch.arange(n_l, dtype=units.dtype, device=units.device)
-        # The operator's are Y_l0 with the factor that the addition theorem takes.
-        self.norms = torch.sqrt(4.0 * math.pi / (2.0 * degree + 1.0))
+    def __init__(self, others: OtherEdges) -> None:
+        self.others = others
 
     def __call__(self, messages: Tensor) -> Tensor:
         """(n_edges, width) → (n_edges, width, n_l)."""
-        sums: Tensor = legendre_spread(messages, self.units, self.first, len(self.norms))
-        return sums.transpose(1, 2) * self.norms
+        return self.others.spread(messages).transpose(1, 2)
 
 
 class RadialDown(nn.Module):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from kinetograph.errors import UserError, nearest
@@ -168,6 +169,16 @@ class Model(nn.Module, ABC):
     @property
     def inference_request(self) -> GraphRequest:
         """What forms for running need of a graph: the edges of ``request``, with no more than they read."""
+        return self.request
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether derivatives by the weights may be taken, of second order where forces are conservative."""
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
+    @property
+    def training_request(self) -> GraphRequest:
+        """What training needs of a graph, where that is less than ``request``: no triplets one by one."""
         return self.request
 
     def inference_form(self) -> InferenceForm | None:

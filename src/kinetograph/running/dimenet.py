@@ -1,4 +1,4 @@
-"""DimeNet for running, on a CPU and on a GPU; the oracle is the forward pass of ``models/dimenet.py``.
+"""DimeNet for running on a CPU; the oracle is the forward pass of ``models/dimenet.py``.
 
 The bilinear layer's sum over k is made once for each of its basis functions, on all features of a message.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from kinetograph.kernels.chain import Chain
-from kinetograph.running.directional import DirectionalInference, DirectionalOnGpu, Gather
+from kinetograph.running.directional import DirectionalInference
 
 
 def _filters(layer: Any) -> Tensor:
@@ -42,13 +41,3 @@ class DimeNetInference(DirectionalInference):
             filters = pad(layer.filter.weight, (0, 0, 0, extra)).repeat(layer.bilinear.shape[1], 1)
             sums = chain.multiply(sums, chain.dense(radial, filters))
         return chain.dense(sums, pad(layer.bilinear, (0, extra)).flatten(1))
-
-
-class DimeNetOnGpu(DirectionalOnGpu):
-    """In fused operators."""
-
-    filters = staticmethod(_filters)
-
-    def sums(self, source: Tensor, filters: Tensor, gather: Gather) -> Tensor:
-        columns = (column.unsqueeze(2) for column in filters.unbind(dim=1))
-        return torch.stack([gather(column * source.unsqueeze(1)) for column in columns], dim=1)

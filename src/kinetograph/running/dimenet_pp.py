@@ -1,4 +1,4 @@
-"""DimeNet++ for running on a CPU and on a GPU; the oracle is the forward pass of ``models/dimenet_pp.py``."""
+"""DimeNet++ for running on a CPU; the oracle is the forward pass of ``models/dimenet_pp.py``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kinetograph.kernels.chain import Chain
-from kinetograph.running.directional import DirectionalInference, DirectionalOnGpu, Gather
+from kinetograph.running.directional import DirectionalInference
 
 
 def _filters(layer: Any) -> Tensor:
@@ -32,15 +32,6 @@ class DimeNetPlusPlusInference(DirectionalInference):
         if layer.radial_filter == "ji":
             heard = chain.multiply(heard, _radial_filters(chain, radial, layer))
         return heard
-
-
-class DimeNetPlusPlusOnGpu(DirectionalOnGpu):
-    """In fused operators."""
-
-    filters = staticmethod(_filters)
-
-    def sums(self, source: Tensor, filters: Tensor, gather: Gather) -> Tensor:
-        return gather((filters * source.unsqueeze(2)).transpose(1, 2))
 
 
 def _radial_filters(chain: Chain, radial: int, layer: Any) -> int:

@@ -1,8 +1,7 @@
-"""What DimeNet and DimeNet++ share for running.
+"""What DimeNet and DimeNet++ share for running on a CPU.
 
-On a CPU everything that is done edge by edge between two sums over triplets is one chain; the sums over
-triplets need no triplets; what depends on a distance alone comes from tables. On a GPU only the sums are
-fused.
+Everything that is done edge by edge between two sums over triplets is one chain; the sums over triplets
+need no triplets; what depends on a distance alone comes from tables.
 """
 
 from __future__ import annotations
@@ -21,16 +20,13 @@ from kinetograph.graph import Graph
 from kinetograph.kernels.angular import MAX_DEGREES, Directions, FilteredSum, padded_width
 from kinetograph.kernels.chain import Chain
 from kinetograph.kernels.native import Library
-from kinetograph.kernels.operators.edges import first_edges
-from kinetograph.kernels.operators.legendre_sum import legendre_gather
 from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.kernels.tabulated import SLOPE_TOLERANCE, TOLERANCE, Tabulated
 from kinetograph.nn.directional import DirectionalModel
-from kinetograph.nn.model import Head, Inference, Outputs
+from kinetograph.nn.model import Head, Inference
 
 Filters = Callable[[Any], Tensor]
 """From a layer to (n_filters, n_spherical, n_radial), whose products with the spherical basis are filters."""
-Gather = Callable[[Tensor], Tensor]
 
 
 class DirectionalInference(ABC):
@@ -188,48 +184,6 @@ class DirectionalInference(ABC):
         if total is not None:
             chain.write(total)
         return chain
-
-
-class DirectionalOnGpu(ABC):
-    """The network in torch's operations, each sum over triplets in one pass that needs no triplets."""
-
-    shortest_A = 0.0
-    filters: Filters
-
-    def __init__(self, model: Any) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        factors = _degree_factors(model.n_spherical)
-        self.layers: list[tuple[Any, Tensor]] = []
-        for layer in self.model.interactions:
-            weight = type(self).filters(layer)
-            self.layers.append((layer, weight * factors.to(weight)))
-
-    @abstractmethod
-    def sums(self, source: Tensor, filters: Tensor, gather: Gather) -> Tensor:
-        """Over triplets of what is sent, (n_edges, width), times filters, (n_edges, n_filters, n_spherical).
-
-        Args:
-            gather: from (n_edges, n_spherical, width) to what each edge hears, (n_edges, width).
-        """
-
-    def __call__(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
-        model = self.model
-        assert graph.reverse is not None
-        radial, spherical = model.radial_basis(graph.distances), model.spherical_basis(graph.distances)
-        units = graph.unit_vectors if model.true_gradient else graph.unit_vectors.detach()
-        first, reverse = first_edges(graph.center, graph.n_atoms), graph.reverse
-
-        def gather(of_degrees: Tensor) -> Tensor:
-            heard: Tensor = legendre_gather(of_degrees, units, first).index_select(0, reverse)
-            return heard
-
-        messages: list[Tensor] = [model.embedding(radial, graph)]
-        for layer, weight in self.layers:
-            source, radial_filters = layer.sent(messages[-1], radial)
-            sums = self.sums(source, torch.einsum("eln,fln->efl", spherical, weight), gather)
-            messages.append(layer.received(messages[-1], sums, radial_filters))
-        outputs: Outputs = model.outputs(messages, radial, graph, heads)
-        return outputs
 
 
 def _degree_factors(n_spherical: int) -> Tensor:

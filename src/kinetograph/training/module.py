@@ -128,9 +128,10 @@ class ForceTraining(lightning.LightningModule):
             loss = loss + config.stress_weight * error / scale
         return loss
 
-    def backward(self, loss: Tensor, *_args: Any, **_kwargs: Any) -> None:
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         # By the weights alone: the vectors of edges, by which conservative forces are taken, are leaves too.
-        torch.autograd.backward(loss, inputs=[p for p in self.model.parameters() if p.requires_grad])
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        torch.autograd.backward(loss, *args, **{**kwargs, "inputs": weights})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

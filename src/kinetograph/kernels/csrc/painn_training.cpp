@@ -19,7 +19,7 @@ extern "C" void kg_pack(const float* weights, int64_t n_out, int64_t n_in, float
 
 namespace {
 
-constexpr int64_t TILE = 32;  // edges: a multiple of the rows that a product takes at once
+constexpr int64_t TILE = 32;  // edges whose filters stand in cache at a time
 constexpr int64_t MOST_THREADS = 64;
 
 struct Memory {
@@ -30,7 +30,7 @@ struct Memory {
     operator float*() const { return at; }
 };
 
-// Of both layers and derivatives: what is given. Rows of ``sent`` hold a and b, those of vectors x, y and z.
+// What the three functions are given; changes for the second order alone. Rows of ``sent`` hold a and b.
 struct Given {
     int64_t n_atoms, F, K;
     const int64_t *first, *neighbor;
@@ -59,11 +59,12 @@ struct Part {
           packed(n_rows * g.K),
           packed_back(back ? rounded_up(g.K) * n_rows : 0) {
         const int64_t K = g.K, padded = rounded_up(K);
-        Memory rows(n_rows * K), columns(padded * n_rows);
+        Memory rows(n_rows * K);
         for (int64_t r = 0; r < n_rows; ++r)
             memcpy(rows + r * K, g.weights + (r / n * g.F + f + r % n) * K, size_t(K) * 4);
         kg_pack(rows, n_rows, K, packed);
         if (!back) return;
+        Memory columns(padded * n_rows);
         for (int64_t k = 0; k < padded; ++k)
             for (int64_t r = 0; r < n_rows; ++r) columns[k * n_rows + r] = k < K ? rows[r * K + k] : 0.0f;
         kg_pack(columns, padded, n_rows, packed_back);
@@ -75,10 +76,14 @@ struct Vector {
 };
 
 INLINE Vector load_vector(const float* p, int64_t stride) { return {load(p), load(p + stride), load(p + 2 * stride)}; }
+INLINE void store_vector(float* p, int64_t stride, Vector v) {
+    store(p, v.x);
+    store(p + stride, v.y);
+    store(p + 2 * stride, v.z);
+}
 INLINE void add_vector(float* p, int64_t stride, Vector v) {
-    store(p, load(p) + v.x);
-    store(p + stride, load(p + stride) + v.y);
-    store(p + 2 * stride, load(p + 2 * stride) + v.z);
+    const Vector w = load_vector(p, stride);
+    store_vector(p, stride, {w.x + v.x, w.y + v.y, w.z + v.z});
 }
 INLINE void add(float* p, vf x) { store(p, load(p) + x); }
 INLINE vf along(Vector v, const float* u) { return v.x * u[0] + v.y * u[1] + v.z * u[2]; }
@@ -114,8 +119,10 @@ void messages(const Part& part, const Asked& asked) {
         },
         [&](int64_t i, int64_t begin, int64_t e0, int64_t e1) {
             for (int64_t k = 0; k < n; k += W) {
-                vf to_s = vf{};
-                Vector to_v = {};
+                // On from what is there: so a sum does not depend on where tiles begin.
+                float *s = asked.s + i * F + part.f + k, *v = asked.v + i * 3 * F + part.f + k;
+                vf to_s = load(s);
+                Vector to_v = load_vector(v, F);
                 for (int64_t e = e0; e < e1; ++e) {
                     const int64_t j = g.neighbor[begin + e];
                     const float *w = filters + e * rows + k, *u = g.u + 3 * (begin + e);
@@ -133,8 +140,8 @@ void messages(const Part& part, const Asked& asked) {
                         to_v.z += c.z * r;
                     }
                 }
-                add(asked.s + i * F + part.f + k, to_s);
-                add_vector(asked.v + i * 3 * F + part.f + k, F, to_v);
+                store(s, to_s);
+                store_vector(v, F, to_v);
             }
         },
         [](int64_t, int64_t) {});
@@ -276,8 +283,10 @@ void second_order(const Part& part, const Asked& asked) {
             for (int64_t k = 0; k < n; k += W) {
                 const vf by_s = load(g.by_s + i * F + part.f + k);
                 const Vector by_v = load_vector(g.by_v + i * 3 * F + part.f + k, F);
-                vf to_s = vf{};
-                Vector to_v = {};
+                // On from what is there: so a sum does not depend on where tiles begin.
+                float *s = asked.s + i * F + part.f + k, *v = asked.v + i * 3 * F + part.f + k;
+                vf to_s = load(s);
+                Vector to_v = load_vector(v, F);
                 for (int64_t e = e0; e < e1; ++e) {
                     const int64_t j = g.neighbor[begin + e], at = j * 2 * F + part.f + k;
                     const float *u = g.u + 3 * (begin + e), *du = g.u_change + 3 * (begin + e);
@@ -310,8 +319,8 @@ void second_order(const Part& part, const Asked& asked) {
                     }
                     add_vector(tile.to_u + 3 * e * W, W, {by_v.x * d_bq, by_v.y * d_bq, by_v.z * d_bq});
                 }
-                add(asked.s + i * F + part.f + k, to_s);
-                add_vector(asked.v + i * 3 * F + part.f + k, F, to_v);
+                store(s, to_s);
+                store_vector(v, F, to_v);
             }
         },
         [&](int64_t begin, int64_t m) {
