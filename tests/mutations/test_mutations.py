@@ -69,6 +69,10 @@ def gnnff(case: str) -> str:
     return f"models/test_gnnff.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
 
 
+def taught(case: str) -> str:
+    return f"nn/test_other_edges.py::test_a_model_learns_what_its_listed_triplets_teach[{case}]"
+
+
 def gamd(case: str) -> str:
     return f"models/test_gamd.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
 
@@ -316,10 +320,24 @@ SLIPS = (
     ),
     Slip(
         "DimeNet++: the spherical basis at d_ji instead of d_kj",
-        "models/dimenet_pp.py",
-        "self.triplet_basis(spherical, harmonics, triplets.second)",
-        "self.triplet_basis(spherical, harmonics, triplets.first)",
+        "nn/directional.py",
+        "coefficient.index_select(0, paths.second)",
+        "coefficient.index_select(0, paths.first)",
         (dimenet_pp("False-default"),),
+    ),
+    Slip(
+        "DimeNet++: the angle for its supplement where no triplets are listed",
+        "nn/directional.py",
+        "self.others.gather(x * self.signs.to(x.dtype))",
+        "self.others.gather(x)",
+        (taught("dimenet++-{}-conservative"),),
+    ),
+    Slip(
+        "DimeNet and GemNet: an edge hears itself where no triplets are listed",
+        "nn/other_edges.py",
+        "filled.unsqueeze(2) * filled.unsqueeze(1) * (1.0 - itself)",
+        "filled.unsqueeze(2) * filled.unsqueeze(1)",
+        (taught("dimenet-{}-conservative"), taught("gemnet-{}-direct")),
     ),
     Slip(
         "DimeNet++: f_ij + f_ji without its half",
