@@ -221,7 +221,8 @@ class LearnedPotential(Potential):
     @property
     def _needed(self) -> GraphRequest:
         """What the plain form needs of a graph."""
-        return self.model.training_request if self.training else self.request
+        learns = self.training and not kernels.only_plain_forms()
+        return self.model.training_request if learns else self.request
 
     @property
     def _runs_on_gpu(self) -> bool:

@@ -23,7 +23,8 @@ LEARNING_RATE = 1e-5
 def train_rows(cases: Mapping[str, Case], n_atoms: int, clock: Clock, seconds: float) -> Iterator[Row]:
     """Forward, loss, backward and optimiser, on one box of water with forces and an energy by chance.
 
-    In torch operations, and as every training does it: for PaiNN on a CPU with compiled messages.
+    In plain forms, and as every training does it: PaiNN on a CPU with compiled messages, DimeNet, DimeNet++
+    and GemNet without lists of triplets.
     """
     for name, case in cases.items():
         system = water(min(n_atoms, case.largest))

@@ -4,6 +4,22 @@ The compiled library is chosen when it is first needed (``native.choice`` says w
 is none, or on another device, the plain forms run.
 """
 
-from kinetograph.kernels.native import Choice, Library, choice, library, plain_forms, triton_kernels
+from kinetograph.kernels.native import (
+    Choice,
+    Library,
+    choice,
+    library,
+    only_plain_forms,
+    plain_forms,
+    triton_kernels,
+)
 
-__all__ = ["Choice", "Library", "choice", "library", "plain_forms", "triton_kernels"]
+__all__ = [
+    "Choice",
+    "Library",
+    "choice",
+    "library",
+    "only_plain_forms",
+    "plain_forms",
+    "triton_kernels",
+]

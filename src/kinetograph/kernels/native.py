@@ -172,6 +172,11 @@ def _triton_works() -> bool:
         return False
 
 
+def only_plain_forms() -> bool:
+    """Whether this is within :func:`plain_forms`."""
+    return _switched_off
+
+
 @contextmanager
 def plain_forms() -> Iterator[None]:
     """Within, every operation takes its plain form."""

@@ -41,8 +41,8 @@ not depend on any of them:
 
 Ours, equal in function: no angle is formed, only its cosine, so that gradients stay finite where three
 atoms lie on a line; spherical Bessel functions are evaluated once per edge with exact roots; the bilinear
-layer sums over k before it multiplies with W. Ours in addition: direct forces, see :class:`MessageForces`.
-There is no limit on the number of neighbours.
+layer sums over k before it multiplies with W; trainings list no triplets, see :class:`Turns`. Ours in
+addition: direct forces, see :class:`MessageForces`. There is no limit on the number of neighbours.
 """
 
 from __future__ import annotations

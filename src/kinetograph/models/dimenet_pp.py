@@ -45,7 +45,8 @@ weights do not depend on any of them:
 Ours, equal in function: no angle is formed, only its cosine, so that gradients stay finite where three
 atoms lie on a line; spherical Bessel functions are evaluated once per edge with exact roots; the radial
 part of the spherical basis meets its first matrix once per edge; the two matrices of the radial basis are
-multiplied with each other first. Ours in addition: direct forces, see :class:`MessageForces`.
+multiplied with each other first; trainings list no triplets, see :class:`Turns`. Ours in addition: direct
+forces, see :class:`MessageForces`.
 """
 
 from __future__ import annotations

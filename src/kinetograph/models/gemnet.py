@@ -55,10 +55,10 @@ that forces are continuous and their derivatives finite everywhere.
 
 Ours, equal in function: no angle is formed, only cosines and their polynomials; concatenations are applied
 in parts, those of atoms before they are copied to edges; sums over neighbours run in short rows in place of
-one table as wide as the largest neighbourhood; the part (ab, bd) of a quadruplet is worked out once for all
-its c. Ours in addition: all scale factors are fitted in one pass over the first training frames. Left out:
-the program divides the gradients of the weights that blocks share by the number of blocks, which an
-optimiser of Adam's kind hardly notices.
+one table as wide as the largest neighbourhood, and trainings list no triplets (``nn.other_edges``); the
+part (ab, bd) of a quadruplet is worked out once for all its c. Ours in addition: all scale factors are fitted
+in one pass over the first training frames. Left out: the program divides the gradients of the weights that
+blocks share by the number of blocks, which an optimiser of Adam's kind hardly notices.
 
 Cost: there are n_atoms × (atoms within ``link_cutoff``) × (neighbours)² quadruplets, which is for molecules.
 For liquids and solids take triplets, which also run faster on a CPU once trained (``running.gemnet``).
