@@ -14,9 +14,9 @@ the learning rate falls to its end within the budget. Of large test sets every n
 most 400; a slow model is tested, and validated, on 20 or fewer.
 
 ``long`` trains one model of each kind of force for as long as it improves: in rounds of ``--minutes``,
-each from the weights of the last one with a learning rate that rises and falls again, until the validation
-error falls by less than a twentieth or ``--most-minutes`` are reached. A training that was stopped goes on;
-results are in ``benchmarks/learning_long.json``.
+each from the weights of the last one with a learning rate that rises and falls again and energies that count
+more, until the errors of validation frames fall by less than a twentieth or ``--most-minutes`` are reached. A
+training that was stopped goes on; results are in ``benchmarks/learning_long.json``.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ PUBLISHED = {
 }
 """Test MAE of GAP and MTP, energies in meV/atom and forces in eV/Å (Zuo et al., J. Phys. Chem. A, 2020)."""
 ENOUGH = 0.95
-"""There is one more round where the validation error is below this part of the last one's."""
+"""There is one more round where an error of the validation frames is below this part of the last one's."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,8 @@ LONG_ROWS = {
     "painn conservative": Row("painn-energy", {"width": 96}, training={**_FAST, "energy_weight": 1.0}),
     "dimenet++": Row("dimenet++", _DIMENET_PP, training={"energy_weight": 1.0}, angular=True),
 }
-AGAIN = 0.5
-"""What the learning rate is multiplied with in the second and later rounds."""
+AGAIN = {"learning_rate": 1e-3, "energy_weight": 10.0}
+"""Of the second and later rounds, where forces are learnt and energies are not yet."""
 
 
 def cutoff_of(row: Row, data: DataSet) -> float:
@@ -319,7 +319,6 @@ def train_for(
 def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path, root: Path) -> None:
     """Train a cell in rounds, each from where the last one ended, and keep the result of every round."""
     row, data = LONG_ROWS[row_name], LONG_DATA[name]
-    rate = AGAIN * row.training.get("learning_rate", PRESETS[row.preset].learning_rate)
     files = prepare(name, data, folder, root)
     last, start, n_steps, cpu_s = None, None, 0, 0.0
     for number in range(1, round(most / minutes) + 1):
@@ -328,7 +327,7 @@ def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path
         known = [r for r in records if (r["round"], r["round_minutes"]) == (number, minutes)]
         if not known:
             began = time.process_time()
-            again = row if start is None else replace(row, training={**row.training, "learning_rate": rate})
+            again = row if start is None else replace(row, training={**row.training, **AGAIN})
             result, step_s = trained_or_resumed(minutes, again, data, files, run, start)
             n_steps, cpu_s = n_steps + result.steps, cpu_s + time.process_time() - began
             record = {
@@ -337,17 +336,25 @@ def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path
                 "round_minutes": minutes,
                 "steps": n_steps,
                 "tests": tested(result, row, data, files),
-                "valid_force_mae_meV_per_A": 1000.0 * result.valid_force_mae_eV_per_A,
+                "valid": tested(
+                    result, row, replace(data, tests={"valid": ""}), {"test valid": files["valid"]}
+                ),
                 "model": str(result.model.relative_to(folder)),
             }
             known = [record]
             store(record, LONG_RESULTS, ("data", "row", "round", "round_minutes"))
             print(f"{name}/{row_name}, {number * minutes:g} min", json.dumps(record["tests"]), flush=True)
-        now = known[0]["valid_force_mae_meV_per_A"]
+        now = valid_errors(known[0])
         start, n_steps, cpu_s = folder / known[0]["model"], known[0]["steps"], known[0]["cpu_s"]
-        if last is not None and now > ENOUGH * last:
+        if last is not None and all(new > ENOUGH * old for new, old in zip(now, last, strict=True)):
             return
         last = now
+
+
+def valid_errors(record: dict[str, Any]) -> list[float]:
+    """Of forces and, where there are any, of energies."""
+    errors = record["valid"]["valid"]
+    return [e for e in (errors["force_mae_meV_per_A"], errors["energy_mae_meV_per_atom"]) if e is not None]
 
 
 def trained_or_resumed(
@@ -475,27 +482,26 @@ def table() -> str:
 
 
 def long_table() -> str:
-    """The best round of each cell by its validation error, with GAP's and MTP's published errors."""
+    """Every round of each cell, with GAP's and MTP's published errors, as Markdown."""
     lines = [
         "| data | model | parameters | minutes | test | forces, meV/Å | energy, meV/atom | GAP, MTP |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    records = load(LONG_RESULTS)
+    records = sorted(load(LONG_RESULTS), key=lambda record: record["minutes"])
     for name in LONG_DATA:
+        published = PUBLISHED.get(name.removeprefix("mlearn_"))
+        others = "" if published is None else ", ".join(f"{1000 * f:.0f} / {e}" for e, f in published)
         for row in LONG_ROWS:
-            own = [r for r in records if (r["data"], r["row"]) == (name, row)]
-            if not own:
-                continue
-            r = min(own, key=lambda record: record["valid_force_mae_meV_per_A"])
-            published = PUBLISHED.get(name.removeprefix("mlearn_"))
-            others = "" if published is None else ", ".join(f"{1000 * f:.0f} / {e}" for e, f in published)
-            for test, t in r["tests"].items():
-                energy = t["energy_mae_meV_per_atom"]
-                energy = "" if energy is None else f"{energy:.2f}"
-                lines.append(
-                    f"| {name} | {row} | {r['n_parameters']:,} | {r['minutes']:g} | {test} "
-                    f"| {t['force_mae_meV_per_A']:.1f} | {energy} | {others} |"
-                )
+            for r in records:
+                if (r["data"], r["row"]) != (name, row):
+                    continue
+                for test, t in r["tests"].items():
+                    energy = t["energy_mae_meV_per_atom"]
+                    energy = "" if energy is None else f"{energy:.2f}"
+                    lines.append(
+                        f"| {name} | {row} | {r['n_parameters']:,} | {r['minutes']:g} | {test} "
+                        f"| {t['force_mae_meV_per_A']:.1f} | {energy} | {others} |"
+                    )
     return "\n".join(lines)
 
 
