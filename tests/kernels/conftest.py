@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,12 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     loaded = Library(str(library_path(name)))
     monkeypatch.setattr(native, "_loaded", lambda: (loaded, Choice(name, "a test")))
     return loaded
+
+
+@pytest.fixture(params=[1, 3], ids=lambda n: f"{n} threads")
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many threads torch and the kernels have, for the length of the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

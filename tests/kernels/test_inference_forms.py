@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -26,15 +25,6 @@ from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import PRESETS
 from kinetograph.sum_potential import SumPotential
 from kinetograph.system import System
-
-
-@pytest.fixture(params=[1, 3], ids=lambda n: f"{n} threads")
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """One thread adds to both atoms of a pair; of several each sums over the edges of its own atoms."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def painn(forces: str, **options: Any) -> LearnedPotential:

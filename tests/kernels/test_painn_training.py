@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from forms import batch, error, model
@@ -20,14 +18,6 @@ from kinetograph.training.settings import OptimizerSettings
 
 Inputs = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]
 N_ATOMS = 7
-
-
-@pytest.fixture(params=[1, 3], ids=lambda n: f"{n} threads")
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def edges() -> tuple[Tensor, Tensor]:
