@@ -13,10 +13,11 @@ The number of steps is chosen beforehand, from the processor time of some steps 
 the learning rate falls to its end within the budget. Of large test sets every n-th frame is used, at
 most 400; a slow model is tested, and validated, on 20 or fewer.
 
-``long`` trains one model of each kind of force for as long as it improves: in rounds of ``--minutes``,
-each from the weights of the last one with a learning rate that rises and falls again and energies that count
-more, until the errors of validation frames fall by less than a twentieth or ``--most-minutes`` are reached. A
-training that was stopped goes on; results are in ``benchmarks/learning_long.json``.
+``long`` trains PaiNN with either kind of force, and a model of angles, for as long as they improve: in
+rounds of ``--minutes``, each from the weights of the last one with a learning rate that rises and falls
+again and energies that count more, until the errors of validation frames fall by less than a twentieth or
+``--most-minutes`` are reached. A training that was stopped goes on; results are in
+``benchmarks/learning_long.json``.
 """
 
 from __future__ import annotations
@@ -123,7 +124,10 @@ LONG_DATA = {
     "3bpa": DATA["3bpa"],
     **{
         f"mlearn_{name}": DataSet(
-            *(f"mlearn_{name}/train.extxyz.xz", {"test": f"mlearn_{name}/test.extxyz"}, cutoff_A, 2),
+            f"mlearn_{name}/train.extxyz.xz",
+            {"test": f"mlearn_{name}/test.extxyz"},
+            cutoff_A,
+            batch_size=2,
             angular_cutoff_A=angular_cutoff_A,
         )
         for name, (cutoff_A, angular_cutoff_A) in MLEARN.items()
@@ -215,7 +219,8 @@ LONG_ROWS = {
     "dimenet++": Row("dimenet++", _DIMENET_PP, training={"energy_weight": 1.0}, angular=True),
 }
 AGAIN = {"learning_rate": 1e-3, "energy_weight": 10.0}
-"""Of the second and later rounds, where forces are learnt and energies are not yet."""
+"""Of the second and later rounds, where forces are learnt and energies are not yet; that of direct forces has
+no energy to weigh."""
 
 
 def cutoff_of(row: Row, data: DataSet) -> float:
@@ -223,13 +228,19 @@ def cutoff_of(row: Row, data: DataSet) -> float:
     return data.angular_cutoff_A if row.angular and data.angular_cutoff_A else data.cutoff_A
 
 
-def settings(row: Row, data: DataSet, files: dict[str, Path], max_steps: int) -> Any:
-    """The training configuration of a cell."""
+def options_of(row: Row, data: DataSet) -> dict[str, Any]:
+    """The row's, with what depends on the data."""
     options = dict(row.options)
     if row.nearest:
         options["n_neighbors"] = data.n_neighbors
     if "link_cutoff" in options:
         options["link_cutoff"] = data.link_cutoff_A
+    return options
+
+
+def settings(row: Row, data: DataSet, files: dict[str, Path], max_steps: int) -> Any:
+    """The training configuration of a cell."""
+    options = options_of(row, data)
     sizes = {name: options.pop(name) for name in ("width", "n_layers") if name in options}
     model = {"preset": row.preset, "cutoff_A": cutoff_of(row, data), "options": options, **sizes}
     if row.forces:
@@ -422,7 +433,7 @@ def described(
         "data": name,
         "row": row_name,
         "preset": row.preset,
-        "options": row.options,
+        "options": options_of(row, data),
         "max_frames": data.max_slow_frames if row.slow else MAX_TEST_FRAMES,
         "forces": row.forces or PRESETS[row.preset].forces,
         "cutoff_A": cutoff_of(row, data),
@@ -542,7 +553,7 @@ def main() -> None:
         print(long_table())
     elif arguments.verb == "long":
         for name, row in cells(LONG_ROWS, LONG_DATA, arguments.cells):
-            run_long(*(name, row, arguments.minutes, arguments.most_minutes, arguments.out, arguments.data))
+            run_long(name, row, arguments.minutes, arguments.most_minutes, arguments.out, arguments.data)
     else:
         for name, row in cells(ROWS, DATA, arguments.cells):
             done = {(r["data"], r["row"]) for r in load()}

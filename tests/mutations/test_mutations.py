@@ -328,8 +328,8 @@ SLIPS = (
     Slip(
         "DimeNet++: the angle for its supplement where no triplets are listed",
         "nn/directional.py",
-        "self.others.gather(x * self.signs.to(x.dtype))",
-        "self.others.gather(x)",
+        "self.factors = others.norms * signs.to(others.norms).unsqueeze(1)",
+        "self.factors = others.norms",
         (taught("dimenet++-{}-conservative"),),
     ),
     Slip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ase
@@ -10,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from kinetograph import kernels
 from kinetograph.graph import Graph, GraphRequest, build_graph, neighbors_for
 from kinetograph.kernels import plain_forms
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
+from kinetograph.nn import other_edges
 from kinetograph.nn.other_edges import OtherEdges
 from kinetograph.nn.spherical import zonal_harmonics
 from kinetograph.system import System
@@ -36,13 +39,9 @@ def graph(request: GraphRequest, *, differentiable: bool = False) -> Graph:
     return build_graph(where, neighbors_for(where, request), request, differentiable=differentiable)
 
 
-@pytest.fixture(params=[False, True], ids=["running", "learning"])
-def learning(request: pytest.FixtureRequest) -> bool:
-    chosen: bool = request.param
-    return chosen
-
-
-def test_sums_are_those_over_all_pairs_of_edges(learning: bool) -> None:
+@pytest.mark.parametrize("how", ["fused", "one block", "blocks of several widths"])
+def test_sums_are_those_over_all_pairs_of_edges(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_edges, "UNEVEN", 0.0 if how == "blocks of several widths" else 1e9)
     edges = graph(GraphRequest(cutoff=3.0))
     units, n = edges.unit_vectors, edges.n_edges
     generator = torch.Generator().manual_seed(0)
@@ -50,10 +49,11 @@ def test_sums_are_those_over_all_pairs_of_edges(learning: bool) -> None:
     wide = torch.randn(n, N_L, 3, generator=generator, dtype=torch.float64)
     filters = torch.randn(n, N_L, 2, generator=generator, dtype=torch.float64)
     cosines = (units @ units.T).flatten()
-    y = zonal_harmonics(cosines, N_L).view(n, n, N_L)
+    ours = OtherEdges(edges, units, N_L, fused=how == "fused")
+    if how != "fused":
+        assert (len(ours._blocks) > 2) == (how == "blocks of several widths")
     other = (edges.center[:, None] == edges.center[None]) & ~torch.eye(n, dtype=torch.bool)
-    y = y * other.unsqueeze(2)
-    ours = OtherEdges(edges, units, N_L, learning=learning)
+    y = zonal_harmonics(cosines, N_L).view(n, n, N_L) * other.unsqueeze(2) / ours.norms[:, 0]
     close = {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(ours.spread(narrow), torch.einsum("eol,ow->elw", y, narrow), **close)
     torch.testing.assert_close(ours.gather(wide), torch.einsum("eol,olw->ew", y, wide), **close)
@@ -61,8 +61,10 @@ def test_sums_are_those_over_all_pairs_of_edges(learning: bool) -> None:
     torch.testing.assert_close(ours.combine(narrow, filters), combined, **close)
 
 
+@pytest.mark.parametrize("uneven", [0.0, 1e9], ids=["blocks", "one block"])
 @pytest.mark.parametrize("n_l", [1, 2, 4])
-def test_for_learning_they_can_be_differentiated_twice(n_l: int) -> None:
+def test_blocks_can_be_differentiated_twice(n_l: int, uneven: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_edges, "UNEVEN", uneven)
     edges = graph(GraphRequest(cutoff=2.2))
     generator = torch.Generator().manual_seed(1)
 
@@ -71,7 +73,7 @@ def test_for_learning_they_can_be_differentiated_twice(n_l: int) -> None:
 
     def sums(vectors: Tensor, x: Tensor, filters: Tensor) -> tuple[Tensor, ...]:
         units = vectors / vectors.norm(dim=1, keepdim=True)
-        others = OtherEdges(edges, units, n_l, learning=True)
+        others = OtherEdges(edges, units, n_l, fused=False)
         spread = others.spread(x)
         return spread, others.gather(spread.square()), others.combine(x, filters)
 
@@ -81,12 +83,12 @@ def test_for_learning_they_can_be_differentiated_twice(n_l: int) -> None:
     assert torch.autograd.gradgradcheck(sums, given, fast_mode=True)
 
 
-@pytest.mark.parametrize("learning", [False, True])
-def test_where_nothing_meets(learning: bool) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_where_nothing_meets(fused: bool) -> None:
     lone = System.from_ase([ase.Atoms("O"), ase.Atoms("H")])
     request = GraphRequest(cutoff=3.0)
     edges = build_graph(lone, neighbors_for(lone, request), request)
-    others = OtherEdges(edges, edges.unit_vectors, N_L, learning=learning)
+    others = OtherEdges(edges, edges.unit_vectors, N_L, fused=fused)
     assert others.spread(torch.ones(0, 2, dtype=torch.float64)).shape == (0, N_L, 2)
     assert others.gather(torch.ones(0, N_L, 2, dtype=torch.float64)).shape == (0, 2)
 
@@ -157,3 +159,37 @@ def test_angles_of_the_first_program_are_listed() -> None:
     assert potential.train()._needed.triplets is not None
     prediction = potential(system(), neighbors_for(system(), potential.request))
     assert bool(torch.isfinite(prediction.forces).all())
+    with pytest.raises(ValueError, match="triplets"):
+        potential.model(graph(replace(potential.request, triplets=None, reverse=True)), ("conservative",))
+
+
+def test_scale_factors_are_fitted_to_listed_triplets() -> None:
+    model = build("gemnet", [1, 8], {"cutoff": 2.8, **SMALL["gemnet"]}).model
+    with pytest.raises(ValueError, match="triplets"):
+        model.fit_statistics([graph(model.training_request)], [])
+
+
+def test_only_what_nobody_differentiates_twice_takes_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "triton_kernels", lambda: True)
+    model = build("dimenet++", [1, 8], {"cutoff": 2.8, **SMALL["dimenet++"]}).model
+    single, double = torch.ones(1), torch.ones(1, dtype=torch.float64)
+    assert not model.takes_operators(single)
+    form = model.gpu_form()
+    assert isinstance(form, type(model))
+    assert form.takes_operators(single)
+    assert not form.takes_operators(double)
+    with torch.no_grad():
+        assert model.takes_operators(single)
+        monkeypatch.setattr(kernels, "triton_kernels", lambda: False)
+        assert not model.takes_operators(single)
+
+
+def test_a_crowd_beside_lone_pairs_takes_no_block_of_its_width() -> None:
+    crowd = ase.Atoms("O" * 30, np.random.default_rng(0).uniform(0, 4, (30, 3)))
+    pairs = [ase.Atoms("OH", [[0, 0, 0], [0, 0, 1.0]]) for _ in range(200)]
+    where = System.from_ase([crowd, *pairs])
+    request = GraphRequest(cutoff=3.0)
+    edges = build_graph(where, neighbors_for(where, request), request)
+    blocks = OtherEdges(edges, edges.unit_vectors, N_L, fused=False)._blocks
+    counts = torch.bincount(edges.center)
+    assert sum(block.kernel.numel() for block in blocks) < 4 * N_L * int(counts.square().sum())

@@ -132,7 +132,7 @@ class Interaction(nn.Module):
     def sums(self, source: Tensor, spherical: Tensor, meeting: Paths | Turns) -> Tensor:
         """Σ_k a_SBF ⊗ m_kj, (n_edges, n_bilinear, width)."""
         if isinstance(meeting, Turns):  # equal, and nothing stands on a triplet
-            return meeting.combine(source, self.triplet_basis.of_edges(spherical))
+            return meeting.combine(source, self.triplet_basis.of_edges(spherical, meeting))
         basis = self.triplet_basis(spherical, meeting)
         source, n_edges = source.index_select(0, meeting.second), len(source)
         columns = (column.unsqueeze(1) for column in basis.unbind(dim=1))
@@ -229,6 +229,11 @@ class DimeNet(DirectionalModel):
             return None
         with torch.no_grad():
             return DimeNetInference(native, self)
+
+    def meeting(self, graph: Graph) -> Paths | Turns:
+        if graph.triplets is None and self.angle != "corrected":
+            raise ValueError(f"the {self.angle} angle needs a graph with triplets")
+        return super().meeting(graph)
 
     def cosines(self, graph: Graph) -> Tensor:
         if self.angle == "corrected":

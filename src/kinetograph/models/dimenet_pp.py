@@ -180,7 +180,7 @@ class Interaction(nn.Module):
     def sums(self, source: Tensor, spherical: Tensor, meeting: Paths | Turns) -> Tensor:
         """Σ_k m_kj ∘ W a_SBF, (n_edges, triplet_width)."""
         if isinstance(meeting, Turns):  # equal, and nothing stands on a triplet
-            filters = self.triplet_basis.of_edges(spherical, self.triplet_filter.weight)
+            filters = self.triplet_basis.of_edges(spherical, meeting, self.triplet_filter.weight)
             return meeting.gather(filters * source.unsqueeze(1))
         filters = self.triplet_filter(self.triplet_basis(spherical, meeting))
         return sum_to(meeting.first, source.index_select(0, meeting.second) * filters, len(source))

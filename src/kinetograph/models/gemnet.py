@@ -54,9 +54,9 @@ Ours: within a thousandth of them the kink is rounded off and the direction fade
 that forces are continuous and their derivatives finite everywhere.
 
 Ours, equal in function: no angle is formed, only cosines and their polynomials; concatenations are applied
-in parts, those of atoms before they are copied to edges; sums over neighbours run in short rows in place of
-one table as wide as the largest neighbourhood, and trainings list no triplets (``nn.other_edges``); the
-part (ab, bd) of a quadruplet is worked out once for all its c. Ours in addition: all scale factors are fitted
+in parts, those of atoms before they are copied to edges; sums over lists run in short rows in place of one
+table as wide as the largest neighbourhood, and trainings list no triplets (``nn.other_edges``); the part
+(ab, bd) of a quadruplet is worked out once for all its c. Ours in addition: all scale factors are fitted
 in one pass over the first training frames. Left out: the program divides the gradients of the weights that
 blocks share by the number of blocks, which an optimiser of Adam's kind hardly notices.
 
@@ -481,7 +481,8 @@ class GemNet(Model):
 
     def _triplet_sum(self, graph: Graph, units: Tensor) -> NeighborSum | AngularSum:
         if graph.triplets is None:  # a graph for running or training
-            return AngularSum(OtherEdges(graph, units, self.n_spherical, learning=self.is_learning))
+            fused = self.takes_operators(units)
+            return AngularSum(OtherEdges(graph, units, self.n_spherical, fused=fused))
         first, second = graph.triplets.first, graph.triplets.second
         cosine = (units.index_select(0, first) * units.index_select(0, second)).sum(dim=1)  # cos ∠cab
         return NeighborSum(zonal_harmonics(cosine, self.n_spherical), first, second, graph.n_edges)
@@ -527,7 +528,10 @@ class GemNet(Model):
             return GemNetInference(native, self)
 
     def fit_statistics(self, graphs: Iterable[Graph], forces: Iterable[Tensor]) -> None:
-        """Fit the scale factors, in the order in which data pass them, to the first frames."""
+        """Fit the scale factors, in the order in which data pass them, to the first frames.
+
+        Graphs are those of ``request``: factors are fitted to what stands on listed triplets.
+        """
         few: list[Graph] = []
         for graph in graphs:
             few.append(graph)

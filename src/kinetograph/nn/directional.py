@@ -114,19 +114,20 @@ class TripletBasis(nn.Module):
             radial: (n_edges, n_spherical, n_radial), see :class:`SphericalBasis`.
         """
         total = radial.new_zeros(len(paths.second), self.linear.out_features)
-        coefficients = self.of_edges(radial).unbind(dim=1)
+        weight = self.linear.weight.reshape(-1, *self.shape)
+        coefficients = torch.einsum("eln,bln->leb", radial, weight)
         for harmonic, coefficient in zip(paths.harmonics.unbind(dim=1), coefficients, strict=True):
             total = total + harmonic.unsqueeze(1) * coefficient.index_select(0, paths.second)
         return total
 
-    def of_edges(self, radial: Tensor, then: Tensor | None = None) -> Tensor:
-        """(n_edges, n_spherical, n_out): Σ_n W_(b, ln) R_ln(d_kj), what is multiplied with Y_l0.
+    def of_edges(self, radial: Tensor, turns: Turns, then: Tensor | None = None) -> Tensor:
+        """(n_edges, n_spherical, n_out): Σ_n W_(b, ln) R_ln(d_kj) with the factors of the turns.
 
         Args:
             then: (n_out, basis_width) of a matrix that follows.
         """
         weight = self.linear.weight if then is None else then @ self.linear.weight
-        return torch.einsum("eln,bln->elb", radial, weight.reshape(-1, *self.shape))
+        return torch.einsum("eln,bln->elb", radial, weight.reshape(-1, *self.shape) * turns.factors)
 
 
 @dataclass(frozen=True)
@@ -150,20 +151,22 @@ class Turns:
 
     def __init__(self, others: OtherEdges, reverse: Tensor) -> None:
         self.others, self.reverse = others, reverse
-        self.signs = (-1.0) ** torch.arange(others.n_l, device=reverse.device).unsqueeze(1)
+        signs = (-1.0) ** torch.arange(others.n_l, device=reverse.device)
+        self.factors = others.norms * signs.to(others.norms).unsqueeze(1)
+        """(n_spherical, 1) what filters are multiplied with, to be those of Y_l0(α)."""
 
     def gather(self, x: Tensor) -> Tensor:
-        """(n_edges, n_spherical, width) → (n_edges, width): Σ_k Σ_l Y_l0(α) x_l."""
-        return self.others.gather(x * self.signs.to(x.dtype)).index_select(0, self.reverse)
+        """(n_edges, n_spherical, width), with the factors in it → (n_edges, width): Σ_k Σ_l Y_l0(α) x_l."""
+        return self.others.gather(x).index_select(0, self.reverse)
 
     def combine(self, x: Tensor, filters: Tensor) -> Tensor:
         """Σ_k (Σ_l Y_l0(α) f_lb) x, (n_edges, n_filters, width).
 
         Args:
             x: (n_edges, width).
-            filters: (n_edges, n_spherical, n_filters).
+            filters: (n_edges, n_spherical, n_filters), with the factors in them.
         """
-        return self.others.combine(x, filters * self.signs.to(x.dtype)).index_select(0, self.reverse)
+        return self.others.combine(x, filters).index_select(0, self.reverse)
 
 
 class MessageEmbedding(nn.Module):
@@ -319,7 +322,7 @@ class DirectionalModel(Model):
     def forward(self, graph: Graph, heads: tuple[Head, ...]) -> Outputs:
         radial = self.radial_basis(graph.distances)
         spherical = self.spherical_basis(graph.distances)
-        meeting = self._meeting(graph)
+        meeting = self.meeting(graph)
         messages = [self.embedding(radial, graph)]
         for interaction in self.interactions:
             messages.append(interaction(messages[-1], radial, spherical, meeting))
@@ -331,11 +334,13 @@ class DirectionalModel(Model):
             forces = self.force_head(messages[-1], graph)
         return Outputs(energies=energies, forces=forces)
 
-    def _meeting(self, graph: Graph) -> Paths | Turns:
+    def meeting(self, graph: Graph) -> Paths | Turns:
+        """The triplets of a graph, one by one where it has a list of them."""
         if graph.triplets is None:  # a graph for running or training
             assert graph.reverse is not None
             units = graph.unit_vectors if self.true_gradient else graph.unit_vectors.detach()
-            return Turns(OtherEdges(graph, units, self.n_spherical, learning=self.is_learning), graph.reverse)
+            others = OtherEdges(graph, units, self.n_spherical, fused=self.takes_operators(units))
+            return Turns(others, graph.reverse)
         cosines = self.cosines(graph)
         harmonics = zonal_harmonics(cosines if self.true_gradient else cosines.detach(), self.n_spherical)
         return Paths(graph.triplets.first, graph.triplets.second, harmonics)

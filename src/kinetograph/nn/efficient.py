@@ -148,6 +148,8 @@ def joined(graphs: Sequence[Graph]) -> Graph:
             return torch.cat(list(parts))
         return torch.cat([part + shift for part, shift in zip(parts, shifts, strict=False)])
 
+    if any(g.triplets is None for g in graphs):
+        raise ValueError("a graph without a list of triplets")
     reverses = [g.reverse for g in graphs if g.reverse is not None]
     triplets = [g.triplets for g in graphs if g.triplets is not None]
     links = [g.links for g in graphs if g.links is not None]
@@ -267,7 +269,7 @@ class AngularSum:
 
     def __call__(self, messages: Tensor) -> Tensor:
         """(n_edges, width) → (n_edges, width, n_l)."""
-        return self.others.spread(messages).transpose(1, 2)
+        return (self.others.spread(messages) * self.others.norms).transpose(1, 2)
 
 
 class RadialDown(nn.Module):

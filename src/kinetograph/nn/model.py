@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from kinetograph import kernels
 from kinetograph.errors import UserError, nearest
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels.edges import ListedEdges
@@ -171,10 +172,14 @@ class Model(nn.Module, ABC):
         """What forms for running need of a graph: the edges of ``request``, with no more than they read."""
         return self.request
 
-    @property
-    def is_learning(self) -> bool:
-        """Whether derivatives by the weights may be taken, of second order where forces are conservative."""
-        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+    def takes_operators(self, inputs: Tensor) -> bool:
+        """Whether sums over edges are fused operators, which can be differentiated once.
+
+        Where there are kernels for them, and nobody may differentiate by the weights: that is a second time
+        where forces are conservative.
+        """
+        followed = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        return not followed and inputs.dtype == torch.float32 and kernels.triton_kernels()
 
     @property
     def training_request(self) -> GraphRequest:
