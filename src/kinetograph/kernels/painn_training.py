@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kinetograph.kernels.native import Library, floats, library, require
+from kinetograph.kernels.operators.edges import first_edges
 
 NAME = "kg_painn_messages"
 REFUSED = (
@@ -61,8 +62,7 @@ def painn_messages(
         neighbor: (n_edges,) int64.
     """
     require(torch.int64, center, neighbor)
-    first = torch.zeros(len(sent) + 1, dtype=torch.int64, device="cpu")
-    torch.cumsum(torch.bincount(center, minlength=len(sent)), 0, out=first[1:])
+    first = first_edges(center, len(sent))
     # What is kept for derivatives must be what was given, or those of second order do not reach it.
     given = _contiguous((sent, vectors, inputs, units, weights))
     edges = _Edges(native, first, neighbor.contiguous(), given)
@@ -77,10 +77,8 @@ class _Edges:
         self, native: Library, first: Tensor, neighbor: Tensor, given: Sequence[Tensor | None]
     ) -> None:
         self.native, self.first, self.neighbor = native, first, neighbor
-        self._nodes = [
-            torch.autograd.graph.get_gradient_edge(t).node if t is not None and t.requires_grad else None
-            for t in given
-        ]
+        *_, inputs, units, weights = given
+        self._by_edges, self._by_weights = _nodes(inputs, units), _nodes(weights)
 
     def call(self, name: str, given: Sequence[Tensor | None], *others: Tensor | None) -> None:
         sent, vectors, inputs, units, weights = given
@@ -100,13 +98,12 @@ class _Edges:
         """For the gradient by each; ``None`` where that pass of torch's does not take it to anything."""
         sent, vectors, inputs, units, weights = given
         assert weights is not None
-        *_, inputs_node, units_node, weights_node = self._nodes
-        by_edges = _is_wanted(inputs_node) or _is_wanted(units_node)
+        by_edges = any(_is_wanted(node) for node in self._by_edges)
         return (
             *(None if t is None else torch.empty_like(t) for t in (sent, vectors)),
             *(torch.empty_like(t) if by_edges and t is not None else None for t in (inputs, units)),
             # Without vectors a third of it is not written.
-            torch.zeros_like(weights) if _is_wanted(weights_node) else None,
+            torch.zeros_like(weights) if any(_is_wanted(node) for node in self._by_weights) else None,
         )
 
 
@@ -176,14 +173,18 @@ def _contiguous(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     return tuple(None if t is None else t.contiguous() for t in tensors)
 
 
+def _nodes(*tensors: Tensor | None) -> list[Any]:
+    """Where torch's derivatives by those that require any arrive."""
+    followed = (t for t in tensors if t is not None and t.requires_grad)
+    return [torch.autograd.graph.get_gradient_edge(t).node for t in followed]
+
+
 def _is_wanted(node: Any) -> bool:
     """Whether the pass of torch's that runs now comes to this node.
 
     A function is told which of its inputs require gradients, not which are asked for: forces need no gradient
     by weights, a step of the optimiser none by edges.
     """
-    if node is None:
-        return False
     try:
         return bool(torch._C._will_engine_execute_node(node))
     except (AttributeError, RuntimeError):  # not there, or not told of a leaf that is asked for by itself

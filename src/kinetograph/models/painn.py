@@ -26,7 +26,8 @@ vector vanishes, Xavier's uniform distribution for weights and zero for biases.
 
 Equal in function, less work: the cutoff function multiplies the radial functions instead of the
 filters, which are linear in them (their bias is the weight of the constant function); φ ∘ v is formed
-once per atom instead of on every edge; the first layer leaves out the vectors that are zero.
+once per atom instead of on every edge; the first layer leaves out the vectors that are zero; while weights
+are trained on a CPU the sums over neighbours are compiled (``kernels.painn_training``).
 
 Ours: direct forces, read off the vectors; radial weights of their own for every bond type; Gaussians
 and a polynomial cutoff as options; the last layer of the energy head and of the linear force head

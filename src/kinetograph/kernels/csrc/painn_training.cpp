@@ -89,7 +89,8 @@ INLINE void add(float* p, vf x) { store(p, load(p) + x); }
 INLINE vf along(Vector v, const float* u) { return v.x * u[0] + v.y * u[1] + v.z * u[2]; }
 INLINE vf dot(Vector a, Vector b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
 
-// Call tile(begin, m) for so many edges at a time, then run(i, from, to) for those of them that have one centre.
+// For so many edges at a time: tile(begin, m), then run(i, begin, from, to) for those of them that have one centre,
+// counted from ``begin``, then end(begin, m).
 template <typename OfTile, typename OfRun, typename AtEnd>
 INLINE void all_edges(const Given& g, const OfTile& tile, const OfRun& run, const AtEnd& end) {
     const int64_t n_edges = g.first[g.n_atoms];
