@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from kinetograph import kernels
 from kinetograph.errors import UserError
 from kinetograph.fixed_list import FixedList
 from kinetograph.graph import Graph, GraphRequest, build_graph
+from kinetograph.kept_form import Form, KeptForm
 from kinetograph.kernels.edges import ListedEdges, forces_from_slopes
 from kinetograph.kernels.spline import SHORTEST_A
 from kinetograph.neighbors import NeighborList
@@ -41,8 +42,6 @@ from kinetograph.space import SpaceOrder
 from kinetograph.system import System
 
 Precision = Literal["float32", "bfloat16"]
-Form = TypeVar("Form")
-"""A model's form for running, on a CPU or on a GPU."""
 
 
 class LearnedPotential(Potential):
@@ -75,10 +74,7 @@ class LearnedPotential(Potential):
         self.precision: Precision = "float32"
         """Of the factors in an inference form's products; see :meth:`use_precision`."""
         self._direct: Callable[[Graph], tuple[Tensor, Tensor | None]] = self._plain_direct
-        self._weights: list[Tensor] | None = None
-        """What a form for running is made from; empty where nobody would notice that it changed."""
-        self._form: Any = None
-        self._form_version: tuple[tuple[int, int], ...] | None = None
+        self._kept = KeptForm()
         self._has_fallen_back = False
         self._ordered: tuple[NeighborList | None, SpaceOrder | None] = (None, None)
         """A list, and the order chosen for it: one attribute, since threads may share a potential."""
@@ -350,22 +346,14 @@ class LearnedPotential(Potential):
         return self._form_by(make)
 
     def _form_by(self, make: Callable[[], Form | None]) -> Form | None:
-        """A form for running, made anew when the weights have changed."""
+        """A form for running, where one may stand for the model."""
         if self.training or self.compiled or torch.is_inference_mode_enabled():
+            return None
+        if self.dtype != torch.float32:
             return None
         if torch.is_autocast_enabled(self.force_scale.device.type):
             return None
-        if self._weights is None:
-            weights = [*self.model.parameters(), *self.model.buffers()]
-            # Of tensors made in inference mode nobody counts the changes.
-            self._weights = [] if any(weight.is_inference() for weight in weights) else weights
-        if not self._weights:
-            return None
-        version = tuple((weight.data_ptr(), weight._version) for weight in self._weights)
-        if version != self._form_version:
-            self._form, self._form_version = make() if self.dtype == torch.float32 else None, version
-        form: Form | None = self._form
-        return form
+        return self._kept.of(self.model, make)
 
     def forget_inference_form(self) -> None:
         """Make the form for running anew before it is used again.
@@ -373,7 +361,7 @@ class LearnedPotential(Potential):
         Changes of weights in place, ``load_state_dict`` and a return from training are noticed; changes
         through ``parameter.data`` in evaluation mode, and parameters that are replaced, are not.
         """
-        self._weights = self._form = self._form_version = None
+        self._kept.forget()
 
     def train(self, mode: bool = True) -> LearnedPotential:
         """As of any module. Fused optimisers change weights uncounted: no inference form outlives them."""
@@ -383,8 +371,7 @@ class LearnedPotential(Potential):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        nothing = dict.fromkeys(("_weights", "_form", "_form_version"))
-        return {**self.__dict__, **nothing, "_ordered": (None, None)}
+        return {**self.__dict__, "_kept": KeptForm(), "_ordered": (None, None)}
 
     def _in_eV(self, energies: Tensor, atomic_numbers: Tensor) -> Tensor:
         energies = energies.double() * self.force_scale
