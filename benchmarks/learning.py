@@ -15,7 +15,7 @@ most 400; a slow model is tested, and validated, on 20 or fewer.
 
 ``long`` trains PaiNN with either kind of force, and a model of angles, for as long as they improve: in
 rounds of ``--minutes``, each from the weights of the last one with a learning rate that rises and falls
-again and energies that count more, until the errors of validation frames fall by less than a twentieth or
+again and what the row changes, until the errors of validation frames fall by less than a twentieth or
 ``--most-minutes`` are reached. A training that was stopped goes on; results are in
 ``benchmarks/learning_long.json``.
 """
@@ -159,6 +159,8 @@ class Row:
     """Whether ``DataSet.angular_cutoff_A`` is the cutoff."""
     after: str | None = None
     """A row whose training takes the first half of the time; this one starts from its model."""
+    again: dict[str, Any] = field(default_factory=dict)
+    """Of ``training``, what the second and later rounds change."""
     slow: bool = False
     """Whether a frame takes so long that few of them must do; see ``DataSet.max_slow_frames``."""
 
@@ -214,13 +216,17 @@ ROWS = {
 
 
 LONG_ROWS = {
-    "painn direct": Row("painn", {"width": 96}, training=_FAST),
-    "painn conservative": Row("painn-energy", {"width": 96}, training={**_FAST, "energy_weight": 1.0}),
+    "painn direct": Row("painn", {"width": 96}, training=_FAST, again={"learning_rate": 1e-3}),
+    "painn conservative": Row(
+        "painn-energy",
+        {"width": 96},
+        training={**_FAST, "energy_weight": 1.0},
+        again={"learning_rate": 1e-3, "energy_weight": 10.0},
+    ),
     "dimenet++": Row("dimenet++", _DIMENET_PP, training={"energy_weight": 1.0}, angular=True),
 }
-AGAIN = {"learning_rate": 1e-3, "energy_weight": 10.0}
-"""Of the second and later rounds, where forces are learnt and energies are not yet; that of direct forces has
-no energy to weigh."""
+"""PaiNN's forces are learnt in the first round, so its energies count more in the next. DimeNet++ takes
+fewer steps: where energies counted ten times in its second round, its forces became worse again."""
 
 
 def cutoff_of(row: Row, data: DataSet) -> float:
@@ -338,13 +344,14 @@ def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path
         known = [r for r in records if (r["round"], r["round_minutes"]) == (number, minutes)]
         if not known:
             began = time.process_time()
-            again = row if start is None else replace(row, training={**row.training, **AGAIN})
+            again = row if start is None else replace(row, training={**row.training, **row.again})
             result, step_s = trained_or_resumed(minutes, again, data, files, run, start)
             n_steps, cpu_s = n_steps + result.steps, cpu_s + time.process_time() - began
             record = {
                 **described(name, row_name, row, data, number * minutes, result, step_s, cpu_s),
                 "round": number,
                 "round_minutes": minutes,
+                "training": again.training,
                 "steps": n_steps,
                 "tests": tested(result, row, data, files),
                 "valid": tested(

@@ -66,8 +66,27 @@ def test_unknown_elements_are_refused_molecules_need_no_density() -> None:
     domain = TrainingDomain(elements=(1, 8), density=(0.1, 0.1), shortest_A={})
     water, ethanol = System.from_ase(molecule("H2O")), System.from_ase(molecule("CH3CH2OH"))
     domain.require_elements(water)
-    assert "no periodic cell" in domain.outside(water, graph_of(water))[0]  # a cell forgotten, perhaps
+    (sentence,) = domain.outside(water, graph_of(water))  # a cell forgotten, perhaps
+    assert "is not periodic" in sentence
     free = TrainingDomain(elements=(1, 8), density=None, shortest_A={})
     assert free.outside(water, graph_of(water)) == []
+    in_a_box = molecule("H2O", vacuum=4.0, pbc=True)
+    (sentence,) = free.outside(System.from_ase(in_a_box), graph_of(System.from_ase(in_a_box)))
+    assert "no density to compare with" in sentence
     with pytest.raises(UserError, match="never saw the element C"):
         domain.require_elements(batch([water, ethanol]))
+
+
+def test_crystals_and_molecules_trained_on_together_are_both_inside() -> None:
+    crystal, water = System.from_ase(bulk("Cu", "fcc", 3.6, cubic=True)), System.from_ase(molecule("H2O"))
+    both = merge([domain_of(system, graph_of(system)) for system in (crystal, water)])
+    assert both.has_open
+    assert both.outside(water, graph_of(water)) == both.outside(crystal, graph_of(crystal)) == []
+    assert domain_from_json(domain_to_json(both)) == both
+    assert domain_of(batch([crystal, water]), graph_of(batch([crystal, water]))) == both
+
+
+def test_files_that_do_not_say_whether_a_frame_was_open_are_read() -> None:
+    domain = TrainingDomain(elements=(29,), density=(0.08, 0.09), shortest_A={"Cu-Cu": 2.4})
+    old = {name: value for name, value in domain_to_json(domain).items() if name != "has_open"}
+    assert domain_from_json(old) == domain

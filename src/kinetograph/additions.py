@@ -10,6 +10,7 @@ from kinetograph.errors import UserError, nearest
 from kinetograph.models.classical import ZBL
 from kinetograph.models.dispersion import D3, D4
 from kinetograph.models.electrostatics import FixedCharges
+from kinetograph.models.options import words_of
 
 Addition: TypeAlias = ZBL | D3 | D4 | FixedCharges
 
@@ -48,7 +49,11 @@ def build_addition(kind: str, elements: Sequence[int], arguments: Mapping[str, A
             )
     for name in options:
         if known[name].default is inspect.Parameter.empty and name not in arguments:
-            raise UserError(f"the addition {kind!r} needs {name!r}", mend="It has no default.")
+            words = words_of(ADDITIONS[kind])[name]
+            raise UserError(
+                f"the addition {kind!r} needs {name!r}",
+                mend=f"Give it under model.add: {{{kind}: {{{name}: …}}}}; {words}.",
+            )
     try:
         addition = ADDITIONS[kind](**arguments)
     except (TypeError, ValueError, AttributeError) as error:

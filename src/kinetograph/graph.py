@@ -285,7 +285,9 @@ def _nearest(edges: _Edges, system: System, request: GraphRequest) -> Tensor:
             f"atom {atom - first} has {int(count[atom])} neighbours within {request.cutoff:g} Å, "
             f"but the model reads the {k} nearest",
             where=_name(system, index),
-            mend="Give a larger cutoff or fewer neighbours; a molecule of n atoms has at most n − 1.",
+            mend="Train with a larger model.cutoff_A, a smaller model.options.n_neighbors, or with "
+            "model.options.nearest_required: false, which takes those there are; a molecule of n atoms has "
+            "at most n − 1.",
         )
     native = kernels.library()
     if native is not None and edges.distances.dtype == torch.float64 and edges.distances.device.type == "cpu":

@@ -27,7 +27,6 @@ from kinetograph.nn.model import (
     InferenceForm,
     Model,
     Outputs,
-    check_choice,
 )
 from kinetograph.nn.segments import sum_to
 from kinetograph.potential import (
@@ -120,7 +119,8 @@ class LearnedPotential(Potential):
         Raises:
             UserError: the processor or the model has no such products, or the model was compiled.
         """
-        check_choice("precision", precision, ("float32", "bfloat16"))
+        if precision not in ("float32", "bfloat16"):
+            raise UserError(f"unknown precision {precision!r}", mend="Known: float32, bfloat16.")
         if precision == "bfloat16":
             native = kernels.library()
             why = None

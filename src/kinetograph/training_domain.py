@@ -29,6 +29,8 @@ class TrainingDomain:
     """Least and greatest number density, atoms/Å³; ``None`` where no frame was periodic throughout."""
     shortest_A: dict[str, float]
     """Shortest distance seen for each pair of elements, such as ``{"H-O": 0.91}``, in Å."""
+    has_open: bool = False
+    """Whether a frame was not periodic throughout; of no meaning where none was."""
 
     def require_elements(self, elements: System | Iterable[int], where: str = "structure") -> None:
         """Raise ``UserError`` if a system, or atomic numbers, hold an element that was not trained on."""
@@ -55,10 +57,15 @@ class TrainingDomain:
                     f"density {density[0]:.4g}–{density[1]:.4g} atoms/Å³ lies outside the "
                     f"{low:.4g}–{high:.4g} that the model was trained on"
                 )
-        if self.density is not None and density is None:
+        if self.density is not None and density is None and not self.has_open:
             warnings.append(
-                "the structure has no periodic cell; the model was trained on periodic ones "
-                f"of {self.density[0]:.4g} atoms/Å³ and more"
+                "the structure is not periodic in all directions; the model was trained on structures that "
+                f"are, of {self.density[0]:.4g} atoms/Å³ and more"
+            )
+        if self.density is None and density is not None:
+            warnings.append(
+                "the structure is periodic in all directions; the model was trained on none that is, and "
+                "there is no density to compare with"
             )
         for pair, distance in shortest_distances(graph).items():
             known = self.shortest_A.get(pair)
@@ -111,6 +118,7 @@ def merge(domains: list[TrainingDomain]) -> TrainingDomain:
         elements=tuple(sorted({z for d in domains for z in d.elements})),
         density=(min(d[0] for d in densities), max(d[1] for d in densities)) if densities else None,
         shortest_A=dict(sorted(shortest.items())),
+        has_open=any(d.has_open for d in domains),
     )
 
 
@@ -120,6 +128,7 @@ def domain_of(system: System, graph: Graph) -> TrainingDomain:
         elements=tuple(sorted(set(system.atomic_numbers.tolist()))),
         density=number_density(system),
         shortest_A=shortest_distances(graph),
+        has_open=not bool(system.pbc.all()),
     )
 
 
@@ -129,6 +138,7 @@ def domain_to_json(domain: TrainingDomain) -> dict[str, object]:
         "elements": [chemical_symbols[z] for z in domain.elements],
         "density_atoms_per_A3": list(domain.density) if domain.density else None,
         "shortest_A": domain.shortest_A,
+        "has_open": domain.has_open,
     }
 
 
@@ -142,4 +152,5 @@ def domain_from_json(data: dict[str, object]) -> TrainingDomain:
         elements=tuple(number_of[symbol] for symbol in elements),
         density=(float(density[0]), float(density[1])) if isinstance(density, list) else None,
         shortest_A={str(pair): float(value) for pair, value in shortest.items()},
+        has_open=bool(data.get("has_open", density is None)),  # files of earlier versions do not say
     )

@@ -167,6 +167,16 @@ def test_models_lists_what_each_preset_can_do(run: Run) -> None:
     assert re.search(r"conservative forces +not offered: .*batch normalisation", detail)
 
 
+def test_models_shows_one_preset_in_a_narrow_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    detail = run("models", "dimenet++-oc20")[1]
+    assert max(map(len, detail.splitlines())) <= 80
+    assert re.search(r"^model\.width +192 +of the messages", detail, re.M)
+    assert re.search(r"^model\.options\.angle_grad +true +whether forces are the true", detail, re.M)
+    assert "Published: ForceNet, arXiv:2103.01436, table 1" in detail
+    assert re.search(r"^0\.0332 eV/Å +OC20 S2F val ID, force MAE", detail, re.M)
+
+
 def test_models_leaves_weights_unfilled_and_later_ones_as_they_were(run: Run) -> None:
     state = torch.get_rng_state()
     assert run("models", "forcenet-large")[0] == 0
@@ -271,7 +281,7 @@ def test_md_refuses_bad_structures(
     atoms = frame()
     change(atoms)
     atoms.write(tmp_path / "bad.traj")
-    refused(run("md", argon_model, "bad.traj", "--temperature-K", "10", "--out", "a.h5"), text)
+    refused(run("md", argon_model, "bad.traj", "--temperature-K", "10", "--out", "a.h5"), text, "bad.traj")
     assert not (tmp_path / "a.h5").exists()
 
 

@@ -143,7 +143,9 @@ def test_bad_input_ends_with_one_message(
     other = argon(2)
     other.numbers[3] = 36
     ase.io.write(tmp_path / "krypton.extxyz", [argon(1), other])
-    refused(run("relax", argon_model, "krypton.extxyz"), "never saw the element Kr", "structure 1")
+    refused(
+        run("relax", argon_model, "krypton.extxyz"), "never saw the element Kr", "krypton.extxyz, structure 1"
+    )
     assert sorted(path.name for path in tmp_path.glob("relaxed*")) == []
 
 

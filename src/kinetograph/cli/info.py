@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +25,6 @@ def info(
     header = read_header(model)
     sizes = ", ".join(f"{k} {v}" for k, v in header.hyperparameters.items() if k != "cutoff")
     domain = header.domain
-    density = domain["density_atoms_per_A3"]
     rule = header.bond_rule
     rows = [
         ("architecture", f"{header.architecture} ({sizes})"),
@@ -45,7 +44,7 @@ def info(
             if rule
             else "not used",
         ),
-        ("density seen", f"{density[0]:.4g} to {density[1]:.4g} atoms/Å³" if density else "not periodic"),
+        ("density seen", _density(domain)),
         ("shortest seen", ", ".join(f"{pair} {d:.2f} Å" for pair, d in domain["shortest_A"].items())),
     ]
     training = header.training
@@ -67,6 +66,13 @@ def info(
                 f"{known['frames']} frames; the errors here are differences from it",
             )
         )
+    if "preset" in training:
+        settings = training.get("settings", {})
+        asked = ("batch_size", "learning_rate", "energy_weight", "seed")
+        said = [
+            f"{name.replace('_', ' ')} {settings[name]}" for name in asked if settings.get(name) is not None
+        ]
+        rows.append(("settings", ", ".join([f"preset {training['preset']}", *said])))
     if "metrics" in training:
         metrics = training["metrics"]
         rows.append(("trained", f"{metrics['step']:.0f} steps, {metrics['wall_s']:.0f} s"))
@@ -80,3 +86,12 @@ def info(
     rows.append(("written by", ", ".join(f"{k} {v}" for k, v in header.software.items())))
     table(str(model), rows, to_stderr=str(json) == "-")
     write_json(json, asdict(header))
+
+
+def _density(domain: dict[str, Any]) -> str:
+    """Of the training frames."""
+    density = domain["density_atoms_per_A3"]
+    if not density:
+        return "none, not periodic"
+    seen = f"{density[0]:.4g} to {density[1]:.4g} atoms/Å³"
+    return f"{seen}, and frames that are not periodic" if domain.get("has_open") else seen

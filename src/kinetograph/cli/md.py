@@ -207,7 +207,15 @@ def md(
     Exit code 1: a guard stopped the run, or some of its replicas; the rest was finished.
     """
     from kinetograph.cli import md_words
-    from kinetograph.cli.output import checked_device, err, refuse_existing, resumable, table, write_json
+    from kinetograph.cli.output import (
+        checked_device,
+        err,
+        refuse_existing,
+        resumable,
+        structures_of,
+        table,
+        write_json,
+    )
     from kinetograph.dynamics import simulate
     from kinetograph.dynamics.files import numbers_path
 
@@ -239,17 +247,18 @@ def md(
         inner=inner,
         ratio=ratio,
     )
-    system = md_words.read_start(
-        start,
-        frame,
-        replicas,
-        device=device,
-        rigid=rigid,
-        rigid_lengths=rigid_lengths,
-        hydrogen_amu=hydrogen_mass,
-    )
+    with structures_of(start):
+        system = md_words.read_start(
+            start,
+            frame,
+            replicas,
+            device=device,
+            rigid=rigid,
+            rigid_lengths=rigid_lengths,
+            hydrogen_amu=hydrogen_mass,
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with resumable():
+    with resumable(), structures_of(start):
         result = simulate(
             potential,
             system,
@@ -344,7 +353,7 @@ def _rows(result: Any, timestep: float, steps: int, n_systems: int) -> list[tupl
         choice = kernels.choice()
         rows.append(("kernels", f"{choice.name}: {choice.reason}"))
     if result.drift_K is not None:
-        rows.append(("conserved", f"drifted by what {result.drift_K:+.3g} K would, since the start"))
+        rows.append(("conserved", f"its drift since the start is worth {result.drift_K:+.3g} K"))
     return rows
 
 

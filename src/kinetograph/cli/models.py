@@ -56,6 +56,7 @@ def record_of(name: str) -> dict[str, Any]:
     import inspect
 
     from kinetograph.models import ARCHITECTURES, DEFAULT_PRESET, PRESETS, options_of
+    from kinetograph.models.options import words_of
 
     preset = PRESETS[name]
     architecture = ARCHITECTURES[preset.architecture]
@@ -75,6 +76,7 @@ def record_of(name: str) -> dict[str, Any]:
         },
         "exact": {head: sorted(properties) for head, properties in model.model.exact.items()},
         "options": {**options, **preset.hyperparameters},
+        "option_words": words_of(architecture),
         "learning_rate": preset.learning_rate,
         "published": [
             {"what": p.what, "value": p.value, "unit": p.unit, "source": p.source} for p in preset.published
@@ -157,9 +159,54 @@ def _detail(console: Console, r: dict[str, Any]) -> None:
         rows.append((f"{head} forces", offer["offering"] + (f": {offer['note']}" if offer["note"] else "")))
     rows += [(f"exact, {head}", ", ".join(properties)) for head, properties in r["exact"].items()]
     rows.append(("learning rate", f"{r['learning_rate']:g}"))
-    rows += [(f"option {option}", str(value)) for option, value in r["options"].items()]
-    rows += [(f"{p['what']}", f"{p['value']:g} {p['unit']} ({p['source']})") for p in r["published"]]
     table(f"{r['preset']}: {r['about']}", rows)
+    console.print()
+    _options(console, r)
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for published in r["published"]:
+        by_source.setdefault(published["source"], []).append(published)
+    for source, figures in by_source.items():
+        console.print()
+        _figures(console, source, figures)
+
+
+def _options(console: Console, r: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from kinetograph.nn.model import option_key
+
+    view = Table(title="Options", title_justify="left", box=None, pad_edge=False, header_style="dim")
+    view.add_column("key", no_wrap=True)
+    view.add_column("value", overflow="fold", max_width=24)
+    view.add_column("what it is", style="dim")
+    last = None
+    for name, value in r["options"].items():
+        words = r["option_words"][name]
+        view.add_row(
+            option_key(name), "–" if value is None else _literal(value), "″" if words == last else words
+        )
+        last = words
+    console.print(view)
+
+
+def _literal(value: Any) -> str:
+    """As a configuration writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _figures(console: Console, source: str, figures: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    view = Table(
+        title=f"Published: {source}", title_justify="left", show_header=False, box=None, pad_edge=False
+    )
+    view.add_column(no_wrap=True, justify="right")
+    view.add_column(style="dim")
+    for figure in figures:
+        view.add_row(f"{figure['value']:g} {figure['unit']}", figure["what"])
+    console.print(view)
 
 
 def _symmetries(exact: list[str]) -> str:

@@ -50,6 +50,20 @@ def resumable() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+@contextmanager
+def structures_of(path: Path) -> Iterator[None]:
+    """Let an error that is found in a structure say which file it came from."""
+    try:
+        yield
+    except UserError as error:
+        where = error.where or ""
+        if not where.startswith(("structure", "the structure")):
+            raise
+        numbered = any(letter.isdigit() for letter in where)
+        place = f"{path}, {where}" if numbered else str(path)
+        raise UserError(error.what, where=place, mend=error.mend) from error
+
+
 def checked_device(name: str) -> str:
     """A device that torch knows and this machine has, or ``UserError``."""
     import torch

@@ -96,7 +96,14 @@ def relax(
     """
     from kinetograph import model_file
     from kinetograph.analysis.relaxation import require_same_structures
-    from kinetograph.cli.output import checked_device, err, refuse_existing, table, write_json
+    from kinetograph.cli.output import (
+        checked_device,
+        err,
+        refuse_existing,
+        structures_of,
+        table,
+        write_json,
+    )
     from kinetograph.data.frames import read_structures
     from kinetograph.dynamics.relax import METHODS, RelaxationReporter, RelaxationTrajectory, RelaxedWriter
     from kinetograph.dynamics.relax import relax as run
@@ -122,7 +129,8 @@ def relax(
     if compiled:
         potential.use_compiler()
     structures = read_structures(start)
-    system = System.from_ase(structures, device=device)
+    with structures_of(start):
+        system = System.from_ase(structures, device=device)
     goal = None if targets is None else System.from_ase(read_structures(targets), device=device)
     if goal is not None:
         require_same_structures(system, goal)
@@ -136,18 +144,19 @@ def relax(
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        result = run(
-            potential,
-            system,
-            method=METHODS[method](max_step_A=max_step),
-            cell=cell,
-            pressure_bar=pressure,
-            fmax_eV_per_A=fmax,
-            smax_eV_per_A3=smax,
-            max_steps=steps,
-            batch_atoms=batch_atoms,
-            reporters=reporters,
-        )
+        with structures_of(start):
+            result = run(
+                potential,
+                system,
+                method=METHODS[method](max_step_A=max_step),
+                cell=cell,
+                pressure_bar=pressure,
+                fmax_eV_per_A=fmax,
+                smax_eV_per_A3=smax,
+                max_steps=steps,
+                batch_atoms=batch_atoms,
+                reporters=reporters,
+            )
     except KeyboardInterrupt:
         kept = f"the structures that were finished are in {out}" if writer.has_begun else "none was finished"
         err.print(f"Interrupted; {kept}.")

@@ -74,7 +74,8 @@ def inertia_of(system: System, *, remove_com: bool) -> Inertia:
         raise UserError(
             "nothing can move: no degree of freedom is left",
             where="structure",
-            mend="Free some atoms; a single atom needs remove_com=False.",
+            mend="Free some atoms, or give more than one: the motion of their centre of mass is taken out, "
+            "unless an integrator in Python is made with remove_com=False.",
         )
     mass = system.masses.unsqueeze(1)
     return Inertia(

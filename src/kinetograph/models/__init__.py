@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 from kinetograph.errors import UserError, nearest
 from kinetograph.learned_potential import LearnedPotential
@@ -19,6 +17,7 @@ from kinetograph.models import (
     gnnff,
     gns,
     median,
+    options,
     painn,
     schnet,
 )
@@ -57,8 +56,7 @@ DEFAULT_PRESET = "painn"
 
 def options_of(architecture: str) -> list[str]:
     """Names of the hyperparameters of an architecture, cutoff and forces left out."""
-    names = inspect.signature(ARCHITECTURES[architecture].__init__).parameters
-    return [name for name in names if name not in ("self", "elements", "cutoff", "forces")]
+    return options.names_of(ARCHITECTURES[architecture])
 
 
 def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str, Any]) -> LearnedPotential:
@@ -82,42 +80,8 @@ def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str,
             )
     if "forces" in hyperparameters:
         require_offer(ARCHITECTURES[architecture], hyperparameters["forces"])
-    _check_numbers(architecture, hyperparameters)
+    options.check_values(ARCHITECTURES[architecture], hyperparameters)
     try:
         return LearnedPotential(ARCHITECTURES[architecture](elements, **hyperparameters))
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"the model {architecture!r} cannot be built: {error}") from error
-
-
-MAY_BE_ZERO = (
-    "max_bond_separation",
-    "n_before_skip",
-    "n_after_skip",
-    "n_dense",
-    "n_concat",
-    "n_atom",
-    "n_embedding_layers",
-)
-"""Numbers of optional layers, and of bonds that need not be looked at."""
-
-
-def _check_numbers(architecture: str, hyperparameters: dict[str, Any]) -> None:
-    """Refuse numbers that no constructor can mean: counts and sizes are whole and at least one."""
-    kinds = get_type_hints(ARCHITECTURES[architecture].__init__)
-    for name, value in hyperparameters.items():
-        kind = kinds[name]
-        if kind not in (int, int | None, float) or (value is None and kind == int | None):
-            continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind is float:
-            if not number or not math.isfinite(value) or value < 0.0 or (name == "cutoff" and value == 0.0):
-                raise UserError(
-                    f"{name} is {value!r}, not a positive number", where=f"model {architecture!r}"
-                )
-            continue
-        least = 0 if name in MAY_BE_ZERO else 1
-        if not isinstance(value, int) or not number or value < least:
-            raise UserError(
-                f"{name} is {value!r}, not a whole number of at least {least}",
-                where=f"model {architecture!r}",
-            )

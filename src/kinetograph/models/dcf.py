@@ -75,7 +75,7 @@ _RELATIVE = "mean norm of the force error over mean norm of the force"
 PRESETS = {
     "dcf": Preset(
         "dcf",
-        "two networks in sequence, as published; sizes of our choice",
+        "two networks in sequence, as published, sizes of our choice; patented in the US, see NOTICE",
         {"form": "network", "width": 64, "n_layers": 2, "n_axes": 6},
         learning_rate=1e-3,
         published=tuple(
@@ -89,7 +89,7 @@ PRESETS = {
     ),
     "dcf-covariant": Preset(
         "dcf",
-        "the force that fits the projections best: turns with the structure exactly",
+        "the force that fits the projections best: turns exactly; see NOTICE on a patent",
         {"form": "least-squares", "width": 64, "n_layers": 2, "n_axes": 6},
         learning_rate=1e-3,
     ),

@@ -203,7 +203,9 @@ class DimeNetPlusPlus(DirectionalModel):
         n_dense: hidden layers of an output block.
         readout_init: how the last matrix of the output blocks starts: at zero, or like the other
             matrices, which the authors prefer for energies.
-        basis, radial_filter, angle_grad: see the module's docstring.
+        basis: radial and spherical bases as the program or as the paper has them.
+        radial_filter: which distance the messages of neighbours are filtered by, d_kj or d_ji.
+        angle_grad: whether forces are the true gradient; false: angles count as constants.
         element_table: rows of a fixed table of elements (95 in the program); by default a row for each
             of ``elements``.
     """

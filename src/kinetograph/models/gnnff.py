@@ -73,6 +73,7 @@ from kinetograph.nn.model import (
     Preset,
     Published,
     check_choice,
+    option_key,
     require_offer,
 )
 from kinetograph.nn.radial import GaussianBasis, polynomial_envelope
@@ -369,6 +370,12 @@ class GNNFF(Model):
             layers += [ShiftedSoftplus(), nn.Linear(width, width)]
         self.node_embedding = nn.Sequential(*layers)
         stop = cutoff - gaussian_inset if gaussian_stop is None else gaussian_stop
+        if stop <= 0.0:
+            raise UserError(
+                f"the last Gaussian would sit at {stop:g} Å",
+                where=option_key("gaussian_inset"),
+                mend=f"Give less than the cutoff of {cutoff:g} Å.",
+            )
         self.basis = (
             TrainableGaussians(stop, edge_width)
             if trainable_gaussians
@@ -456,6 +463,6 @@ def _require_differentiable(neighborhood: str, envelope: bool, normalization: st
         raise UserError(
             "GNNFF has no conservative forces with batch normalisation, which makes the energy of a "
             "structure depend, in training, on the others of its batch",
-            where="model.normalization",
+            where=option_key("normalization"),
             mend="Set it to 'none'.",
         )

@@ -69,6 +69,7 @@ from kinetograph.nn.model import (
     Outputs,
     Preset,
     check_choice,
+    option_key,
     require_offer,
 )
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff, polynomial_envelope
@@ -306,11 +307,13 @@ class PaiNN(Model):
         check_choice("force_head", force_head, ("linear", "gated"))
         for name, value, least in (("width", width, 2), ("n_layers", n_layers, 1), ("n_radial", n_radial, 2)):
             if value < least:
-                raise UserError(f"PaiNN needs {name} of at least {least}, not {value}", where=f"model.{name}")
+                raise UserError(
+                    f"PaiNN needs {name} of at least {least}, not {value}", where=option_key(name)
+                )
         if not norm_epsilon > 0.0:
             raise UserError(
                 f"norm_epsilon is {norm_epsilon:g}, but must be positive",
-                where="model.norm_epsilon",
+                where=option_key("norm_epsilon"),
                 mend="Without it training meets 0/0 where a vector vanishes.",
             )
         self.forces = forces

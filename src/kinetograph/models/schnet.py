@@ -57,6 +57,7 @@ from kinetograph.nn.model import (
     Preset,
     Published,
     check_choice,
+    option_key,
     require_offer,
 )
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
@@ -168,9 +169,11 @@ class SchNet(Model):
         super().__init__()
         require_offer(SchNet, forces)
         if width < 2:
-            raise UserError(f"SchNet needs at least two features, not {width}", where="model.width")
+            raise UserError(f"SchNet needs at least two features, not {width}", where=option_key("width"))
         if n_radial < 2:
-            raise UserError(f"SchNet needs at least two Gaussians, not {n_radial}", where="model.n_radial")
+            raise UserError(
+                f"SchNet needs at least two Gaussians, not {n_radial}", where=option_key("n_radial")
+            )
         check_choice("cutoff_function", cutoff_function, ("cosine", "none"))
         self.forces = forces
         self.cutoff_function = cutoff_function

@@ -226,13 +226,20 @@ class Model(nn.Module, ABC):
         return None
 
 
+def option_key(name: str) -> str:
+    """Where a configuration holds a hyperparameter."""
+    return (
+        f"model.{name}" if name in ("width", "n_layers", "max_bond_separation") else f"model.options.{name}"
+    )
+
+
 def check_choice(option: str, value: str | None, known: Sequence[str | None]) -> None:
     """Raise ``UserError`` if an option of a model has none of its known values."""
     if value not in known:
         names = [name for name in known if name is not None]
         raise UserError(
             f"unknown {option} {value!r}{nearest(str(value), names)}",
-            where=f"model.{option}",
+            where=option_key(option),
             mend=f"Known: {', '.join(names)}.",
         )
 

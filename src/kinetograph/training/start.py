@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 
 from kinetograph import model_file
 from kinetograph.data.dataset import ForceDataset
@@ -52,8 +53,6 @@ def _fit_reference_energies(
     Args:
         beside: a trained model, whose E0 are shifted by what fits its errors best.
     """
-    from ase.data import chemical_symbols
-
     if not hasattr(model, "reference_energies"):
         return
     known = [sample for sample in data.samples if bool(torch.isfinite(sample.energies).all())]
@@ -100,12 +99,21 @@ def initial_model(
         heads = ("forces", "separate_energy")
         return {name: value for name, value in arguments.items() if name not in heads}
 
-    if header.architecture != architecture or make(header.hyperparameters) != make(hyperparameters):
+    if header.architecture != architecture:
         raise UserError(
-            f"the initial model is {header.architecture} {header.hyperparameters}, "
-            f"the configuration asks for {architecture} {hyperparameters}",
+            f"the initial model is of the architecture {header.architecture}, the configuration asks for "
+            f"{architecture}",
             where=str(path),
-            mend="Give the same preset and sizes.",
+            mend="Give a preset of the same architecture.",
+        )
+    old, new = make(header.hyperparameters), make(hyperparameters)
+    others = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if others:
+        said = ", ".join(
+            f"{name} {old.get(name)} where the configuration has {new.get(name)}" for name in others
+        )
+        raise UserError(
+            f"the initial model has {said}", where=str(path), mend="Give the same preset and sizes."
         )
     if header.additions != additions:
         raise UserError(
@@ -124,8 +132,14 @@ def initial_model(
     model = model_file.load_model(path, member=(member or 0) if header.n_members > 1 else 0)
     assert model.domain is not None
     if model.domain.elements != frames.elements:
+        theirs, ours = (
+            ", ".join(chemical_symbols[z] for z in elements)
+            for elements in (model.domain.elements, frames.elements)
+        )
         raise UserError(
-            "the initial model was trained on other elements than these frames hold", where=str(path)
+            f"the initial model was trained on {theirs}, these frames hold {ours}",
+            where=str(path),
+            mend="Start from a model of the same elements, or give frames that hold them all.",
         )
     return model
 
