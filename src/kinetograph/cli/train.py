@@ -52,8 +52,9 @@ def train(
 
     Example: `kinetograph train train.yaml training.max_steps=5000 --out run`
 
-    Four models in one file, and a small one that learns from them:
-    `kinetograph train train.yaml --ensemble 4 --out four`
+    Four models in one file: `kinetograph train train.yaml --ensemble 4 --out four`
+
+    A small one that learns from them:
     `kinetograph train train.yaml model.preset=painn-small --teacher four/best.kg --out small`
     """
     from dataclasses import asdict

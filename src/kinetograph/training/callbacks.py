@@ -289,7 +289,7 @@ class ProgressBar(Callback):
             return
         row = self.run.rows[-1]
         mae, relative = row[MONITOR], row["valid_relative_error"]
-        self._valid = f", valid MAE {1000.0 * mae:.3g} meV/Å ({100.0 * relative:.2f} %)"
+        self._valid = f", valid MAE {1000.0 * mae:.4g} meV/Å ({100.0 * relative:.2f} %)"
         if ENERGY in row:
             self._valid += f", {1000.0 * row[ENERGY]:.3g} meV/atom"
         if self._progress is None:
