@@ -16,7 +16,7 @@ m_j→i = Φ(v_j, e_ij, v_i) ∘ v_j     ``PaperLayer``: the first matrix of Φ 
                                     W[v_j; e; v_i] = W_s v_j + W_e e + W_d v_i, exactly the same
 M_i = Σ_j m_j→i                     ``sum_to`` the centres
 v̂_i = Θ(v_i, M_i)                   ``PaperLayer.update``
-v_i ← LN(v̂_i) + v_i                 ``PaperLayer.norm``
+v_i ← LN(v̂_i) + v_i, eq. (5)        ``PaperLayer.norm``
 decoder                             ``nn.heads.NodeForceHead``
 ==================================  ==============================================================
 
