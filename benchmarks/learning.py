@@ -13,7 +13,7 @@ The number of steps is chosen beforehand, from the processor time of some steps 
 the learning rate falls to its end within the budget. Of large test sets every n-th frame is used, at
 most 400; a slow model is tested, and validated, on 20 or fewer.
 
-``long`` trains PaiNN with either kind of force, and a model of angles, for as long as they improve: in
+``long`` trains PaiNN with either kind of force, and models of angles, for as long as they improve: in
 rounds of ``--minutes``, each from the weights of the last one with a learning rate that rises and falls
 again and what the row changes, until the errors of validation frames fall by less than a twentieth or
 ``--most-minutes`` are reached. A training that was stopped goes on; results are in
@@ -224,6 +224,7 @@ LONG_ROWS = {
         again={"learning_rate": 1e-3, "energy_weight": 10.0},
     ),
     "dimenet++": Row("dimenet++", _DIMENET_PP, training={"energy_weight": 1.0}, angular=True),
+    "gemnet-t": Row("gemnet-t", _GEMNET, training={"energy_weight": 1.0}, angular=True),
 }
 """PaiNN's forces are learnt in the first round, so its energies count more in the next. DimeNet++ takes
 fewer steps: where energies counted ten times in its second round, its forces became worse again."""
