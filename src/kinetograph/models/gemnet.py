@@ -23,7 +23,7 @@ two-hop message passing, Q-MP       ``QuadrupletMessages``
 efficient bilinear layer            ``nn.efficient.NeighborSum``, ``RadialDown``, ``EfficientBilinear``
 symmetric message passing           ``SymmetricUp``
 atom self-interaction               ``nn.edge_states.AtomUpdate``, then ``EdgeEmbedding``
-scaling factors                     ``nn.efficient.ScaleFactor``, fitted in ``GemNet.fit_statistics``
+scaling factors, section 6          ``nn.efficient.ScaleFactor``, fitted in ``GemNet.fit_statistics``
 output block                        ``GemNet.readout_radial``, ``nn.edge_states.EnergyReadout`` and
                                     ``ForceReadout``
 t_a = Σ_c F_ca û_ca                 û_ca points from c to a and is ``−graph.unit_vectors``
