@@ -14,9 +14,9 @@ the learning rate falls to its end within the budget. Of large test sets every n
 most 400; a slow model is tested, and validated, on 20 or fewer.
 
 ``long`` trains PaiNN with either kind of force, and models of angles, for as long as they improve: in
-rounds of ``--minutes``, each from the weights of the last one with a learning rate that rises and falls
-again and what the row changes, until the errors of validation frames fall by less than a twentieth or
-``--most-minutes`` are reached. A training that was stopped goes on; results are in
+rounds of ``--minutes``, each from the weights of the last one, with a learning rate that rises and falls
+again and the settings that ``Row.again`` changes, until the errors of validation frames fall by less than
+a twentieth or ``--most-minutes`` are reached. A training that was stopped goes on; results are in
 ``benchmarks/learning_long.json``.
 """
 

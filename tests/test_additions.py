@@ -59,7 +59,7 @@ def test_all_additions_stand_beside_each_other() -> None:
         ("d3", {}, "d3 needs either a functional or damping parameters"),
         ("d3", {"functional": "pbe", "damping": "bj2"}, "'d3' cannot be built: unknown damping 'bj2'"),
         ("d3", {"functional": "pbe", "elements": [1]}, "'d3' has no option 'elements'"),
-        ("charges", {}, "'charges' needs 'charges'"),
+        ("charges", {}, r"'charges' needs 'charges'. Give it under model.add: .*elementary charges by"),
         ("charges", {"charges": {"H": 0.4}}, "no charge is given for O"),
     ],
 )

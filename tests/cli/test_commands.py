@@ -46,6 +46,9 @@ def test_train_info_evaluate_md_analyze_report(
     assert "valid force MAE" in out
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]["seed"] == 2
 
+    shown = run("info", "run/best.kg")[1]
+    assert re.search(r"^settings +preset \S+, batch size \d+, learning rate .* seed 2", shown, re.M)
+    assert re.search(r"^density seen +[\d.]+ to [\d.]+ atoms/Å³ *$", shown, re.M)
     code, out, _ = run("info", "run/best.kg", "--json", "-")
     assert code == 0
     assert json.loads(out)["elements"] == ["Ar"]  # stdout holds the JSON alone

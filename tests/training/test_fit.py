@@ -289,6 +289,14 @@ def test_a_model_can_be_trained_on(argon_config: dict[str, Any], argon_model: Pa
     other = changed(argon_config, initial_model=str(argon_model), model={"width": 16})
     with pytest.raises(UserError, match=r"has width \d+ where the configuration has 16 .*same preset"):
         train(other, tmp_path / "other", progress=False)
+    krypton = {}
+    for name, path in argon_config["data"].items():
+        krypton[name] = tmp_path / f"krypton_{name}.extxyz"
+        krypton[name].write_text(Path(path).read_text().replace("Ar ", "Kr "))
+    data = {name: str(path) for name, path in krypton.items()}
+    foreign = changed({**argon_config, "data": data}, initial_model=str(argon_model))
+    with pytest.raises(UserError, match="was trained on Ar, these frames hold Kr"):
+        train(foreign, tmp_path / "foreign", progress=False)
 
 
 def test_early_stop(argon_config: dict[str, Any], tmp_path: Path) -> None:

@@ -78,9 +78,13 @@ def check_values(architecture: type[Model], hyperparameters: dict[str, Any]) -> 
         if value is None and type(None) in choices:
             continue
         needed = None
-        if bool in choices:
+        if kinds[name] == Sequence[float]:
+            listed = isinstance(value, list | tuple) and len(value) > 0
+            if not listed or not all(_is_number(one) and one > 0.0 for one in value):
+                needed = "a list of positive numbers"
+        elif bool in choices:
             needed = None if isinstance(value, bool) else "true or false"
-        elif float in choices and kinds[name] != Sequence[float]:
+        elif float in choices:
             positive = name == "cutoff" or type(None) in choices
             if not _is_number(value) or value < 0.0 or (positive and value == 0.0):
                 needed = "a positive number"
@@ -88,10 +92,6 @@ def check_values(architecture: type[Model], hyperparameters: dict[str, Any]) -> 
             least = 0 if name in MAY_BE_ZERO else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 needed = f"a whole number of at least {least}"
-        elif kinds[name] == Sequence[float]:
-            listed = isinstance(value, list | tuple) and len(value) > 0
-            if not listed or not all(_is_number(one) and one > 0.0 for one in value):
-                needed = "a list of positive numbers"
         if needed is not None:
             where = "model.cutoff_A" if name == "cutoff" else option_key(name)
             raise UserError(f"{name} is {value!r}, not {needed}", where=where)
