@@ -295,8 +295,32 @@ def test_a_model_can_be_trained_on(argon_config: dict[str, Any], argon_model: Pa
         krypton[name].write_text(Path(path).read_text().replace("Ar ", "Kr "))
     data = {name: str(path) for name, path in krypton.items()}
     foreign = changed({**argon_config, "data": data}, initial_model=str(argon_model))
-    with pytest.raises(UserError, match="was trained on Ar, these frames hold Kr"):
+    with pytest.raises(UserError, match="was trained on Ar, these frames also hold Kr"):
         train(foreign, tmp_path / "foreign", progress=False)
+
+
+def test_a_model_can_be_trained_on_with_frames_of_fewer_elements(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    data = {}
+    for name, path in argon_config["data"].items():
+        lines = Path(path).read_text().splitlines(keepends=True)
+        data[name] = tmp_path / f"mixed_{name}.extxyz"
+        data[name].write_text(
+            "".join(line.replace("Ar ", "Kr ") if i % 3 == 0 else line for i, line in enumerate(lines))
+        )
+    mixed = {**argon_config, "data": {name: str(path) for name, path in data.items()}}
+    start = train(changed(mixed), tmp_path / "mixed", progress=False).model
+    result = train(changed(argon_config, initial_model=str(start)), tmp_path / "argon", progress=False)
+    domain = model_file.load_model(result.model).domain
+    assert domain is not None
+    assert domain.elements == (18, 36)
+    assert "Kr-Kr" in domain.shortest_A
+    before, after = load_file(start), load_file(result.model)
+    assert {name: weight.shape for name, weight in before.items()} == {
+        name: weight.shape for name, weight in after.items()
+    }
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_early_stop(argon_config: dict[str, Any], tmp_path: Path) -> None:

@@ -173,7 +173,13 @@ class _Training:
     ) -> None:
         self.config, self.folder, self.frames = config, folder, frames
         architecture, hyperparameters = config.model_arguments()
-        elements = frames.train.elements
+        start, elements = None, frames.train.elements
+        if config.training.initial_model is not None:
+            start = initial_model(
+                config.training.initial_model, architecture, hyperparameters, frames.train, config, member
+            )
+            assert start.domain is not None
+            elements = start.domain.elements
         torch.manual_seed(config.training.seed)
         model = build(architecture, elements, hyperparameters)
         additions = [
@@ -187,12 +193,9 @@ class _Training:
         domain = data.domain()
         for addition in additions:
             data = less(data, addition)
-        if config.training.initial_model is None:
+        if start is None:
             fit_statistics(model, data)
         else:
-            start = initial_model(
-                config.training.initial_model, architecture, hyperparameters, frames.train, config, member
-            )
             start_from(model, start, data)
             assert start.domain is not None
             domain = merge([start.domain, domain])

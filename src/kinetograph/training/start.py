@@ -88,10 +88,13 @@ def initial_model(
     config: TrainingSettings,
     member: int | None,
 ) -> LearnedPotential:
-    """The model to start from, which must be of the same make and for the same elements.
+    """The model to start from, which must be of the same make and know the elements of the frames.
 
     Its kind of forces may be another one: what the two have in common is carried over. Of an ensemble every
-    member starts from its own.
+    member starts from its own. Elements that no frame holds stay in the model as they are.
+
+    Raises:
+        UserError: it is of another make, or never saw one of the elements.
     """
     header, additions = model_file.read_header(path), config.model.add
 
@@ -131,15 +134,16 @@ def initial_model(
         )
     model = model_file.load_model(path, member=(member or 0) if header.n_members > 1 else 0)
     assert model.domain is not None
-    if model.domain.elements != frames.elements:
+    unknown = set(frames.elements) - set(model.domain.elements)
+    if unknown:
         theirs, ours = (
-            ", ".join(chemical_symbols[z] for z in elements)
-            for elements in (model.domain.elements, frames.elements)
+            ", ".join(chemical_symbols[z] for z in sorted(elements))
+            for elements in (model.domain.elements, unknown)
         )
         raise UserError(
-            f"the initial model was trained on {theirs}, these frames hold {ours}",
+            f"the initial model was trained on {theirs}, these frames also hold {ours}",
             where=str(path),
-            mend="Start from a model of the same elements, or give frames that hold them all.",
+            mend=f"Start from a model that knows {ours}, or train anew without training.initial_model.",
         )
     return model
 
