@@ -1,9 +1,11 @@
-"""PaiNN against a plain transcription of its equations, its sizes, and derivatives that training needs."""
+"""PaiNN against its equations in loops and against SchNetPack's, and derivatives that training needs."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ase
@@ -193,6 +195,65 @@ def test_bond_types_have_radial_weights_of_their_own() -> None:
     direct = plain.direct_forces(atoms)
     got = predict(potential, atoms, "direct").forces.detach().numpy()
     np.testing.assert_allclose(got, direct, rtol=1e-10, atol=1e-10 * np.abs(direct).max())
+
+
+# ---- SchNetPack's, whose weights and results were written down ---------------------------------------
+
+SCHNETPACK = Path(__file__).parents[1] / "golden" / "painn_schnetpack.npz"
+
+
+def with_weights_of_schnetpack(theirs: Mapping[str, np.ndarray]) -> LearnedPotential:
+    """SchNetPack keeps all filters in one layer with a bias, V before U, and a_vv before a_sv."""
+    potential = model("conservative", element_table=100)
+    ours = {}
+
+    def network(to: str, name: str) -> None:
+        for there, here in (("0", "0"), ("1", "2")):
+            for kind in ("weight", "bias"):
+                ours[f"{to}.{here}.{kind}"] = theirs[f"weights/{name}.{there}.{kind}"]
+
+    ours["embedding.weight"] = theirs["weights/representation.embedding.weight"]
+    n_layers = len(potential.model.messages)
+    filters = np.hstack(
+        [
+            theirs["weights/representation.filter_net.weight"],
+            theirs["weights/representation.filter_net.bias"][:, None],
+        ]
+    )
+    for layer, rows in enumerate(np.split(filters, n_layers)):
+        ours[f"messages.{layer}.filter.weight"] = rows
+        of = "weights/representation.mixing"
+        v, u = np.split(theirs[f"{of}.{layer}.mu_channel_mix.weight"], 2)
+        ours[f"updates.{layer}.mix.weight"] = np.vstack([u, v])
+        network(f"messages.{layer}.phi", f"representation.interactions.{layer}.interatomic_context_net")
+        name = f"representation.mixing.{layer}.intraatomic_context_net"
+        network(f"updates.{layer}.gates", name)
+        for kind in ("weight", "bias"):
+            ss, vv, sv = np.split(theirs[f"weights/{name}.1.{kind}"], 3)
+            ours[f"updates.{layer}.gates.2.{kind}"] = np.concatenate([ss, sv, vv])
+    network("energy_head.mlp", "output_modules.0.outnet")
+    state = potential.model.state_dict()
+    assert {name: tuple(value.shape) for name, value in ours.items()} == {
+        name: tuple(value.shape) for name, value in state.items()
+    }
+    potential.model.load_state_dict({name: torch.as_tensor(value) for name, value in ours.items()})
+    return potential
+
+
+@pytest.mark.parametrize("name", ["molecule", "crystal"])
+def test_energy_forces_and_stress_equal_those_of_schnetpack(name: str) -> None:
+    theirs = np.load(SCHNETPACK)
+    cell = theirs[f"{name}/cell"]
+    atoms = ase.Atoms(theirs[f"{name}/numbers"], theirs[f"{name}/positions"], cell=cell, pbc=cell.any())
+    got = predict(with_weights_of_schnetpack(theirs), atoms, "conservative")
+    assert float(got.energy) == pytest.approx(float(theirs[f"{name}/energy"][0]), rel=1e-10)
+    forces = theirs[f"{name}/forces"]
+    np.testing.assert_allclose(got.forces.detach().numpy(), forces, rtol=0, atol=1e-10 * np.abs(forces).max())
+    if name == "crystal":
+        stress = theirs["crystal/stress"]
+        np.testing.assert_allclose(
+            got.stress[0].detach().numpy(), stress, rtol=0, atol=1e-10 * np.abs(stress).max()
+        )
 
 
 # ---- derivatives -----------------------------------------------------------------------------------
