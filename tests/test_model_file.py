@@ -21,7 +21,8 @@ from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
 from kinetograph.graph import neighbors_for
 from kinetograph.learned_potential import LearnedPotential
-from kinetograph.models import build
+from kinetograph.models import ARCHITECTURES, build
+from kinetograph.models.options import names_of
 from kinetograph.system import System
 from kinetograph.training_domain import TrainingDomain
 
@@ -89,7 +90,7 @@ def test_header_says_what_the_model_is(saved: Path) -> None:
     assert header.n_parameters == sum(p.numel() for p in build("gamd", [1, 8], ARGUMENTS).parameters())
     assert header.units["force"] == "eV/Å"
     with safe_open(saved, framework="pt") as file:  # the header is plain JSON in the safetensors metadata
-        assert json.loads(file.metadata()["kinetograph"])["format_version"] == 3
+        assert json.loads(file.metadata()["kinetograph"])["format_version"] == 4
 
 
 def test_truncated_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
@@ -124,7 +125,9 @@ def test_weights_that_do_not_fit_the_header_are_refused(saved: Path) -> None:
     with pytest.raises(UserError, match=r"header says n_parameters .* make"):
         model_file.load(saved)
     # an embedding of one element more and one layer's width less could have as many: shapes are looked at too
-    _rewrite(saved, hyperparameters={**ARGUMENTS, "width": 16}, n_parameters=N_PARAMETERS_AT_16)
+    _rewrite(
+        saved, hyperparameters={**ARGUMENTS, "width": 16}, n_parameters=N_PARAMETERS_AT_16, checksum=None
+    )
     with pytest.raises(UserError, match="do not fit"):
         model_file.load(saved)
 
@@ -138,7 +141,7 @@ def test_weights_that_do_not_fit_the_header_are_refused(saved: Path) -> None:
         ({"hyperparameters": [1]}, "damaged"),
         ({"elements": None}, "damaged"),
         ({"additions": ["zbl"]}, "damaged"),
-        ({"additions": {"zbl": None}}, "not pairs of name and value"),
+        ({"additions": {"zbl": None}, "checksum": None}, "not pairs of name and value"),
         ({"exact": ["a"]}, "damaged"),
         ({"architecture": ["painn"]}, "damaged"),
         ({"architecture": "pain"}, "unknown architecture 'pain'; did you mean 'painn'"),
@@ -296,3 +299,34 @@ def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mon
         write_atomically(saved, b"new")
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_header_names_all_hyperparameters_and_others_are_refused(tmp_path: Path) -> None:
+    """Also those by which no weight changes its shape: other defaults of a later version, or a hand's."""
+    path = tmp_path / "painn.kg"
+    model = build("painn", [1, 8], PAINN)
+    model_file.save(path, model, architecture="painn", hyperparameters=PAINN, elements=[1, 8], domain=DOMAIN)
+    written = model_file.read_header(path).hyperparameters
+    assert written["radial"] == "bessel"
+    assert written["width"] == 8
+    _rewrite(path, hyperparameters={**written, "radial": "gaussian"})
+    with pytest.raises(UserError, match="trained with other hyperparameters"):
+        model_file.load(path)
+    _rewrite(path, hyperparameters=written, additions={"zbl": {}})
+    with pytest.raises(UserError, match="trained with other hyperparameters or additions"):
+        model_file.load(path)
+    _rewrite(path, hyperparameters=written, additions={})
+    model_file.load(path)
+
+
+def test_every_architecture_writes_its_hyperparameters_as_it_reads_them(tmp_path: Path) -> None:
+    for name, architecture in ARCHITECTURES.items():
+        hyperparameters = {"cutoff": 3.0}
+        model = build(name, [1, 8], hyperparameters)
+        path = tmp_path / f"{name}.kg"
+        model_file.save(
+            path, model, architecture=name, hyperparameters=hyperparameters, elements=[1, 8], domain=DOMAIN
+        )
+        header = model_file.read_header(path)
+        assert set(header.hyperparameters) == {*names_of(architecture), "cutoff", "forces"}
+        assert isinstance(model_file.load(path), LearnedPotential)

@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from kinetograph.bonds import BondRule
 from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
 from kinetograph.learned_potential import LearnedPotential
-from kinetograph.models import build
+from kinetograph.models import build, resolved
 from kinetograph.nn.model import Head
 from kinetograph.sum_potential import SumPotential
 from kinetograph.training_domain import TrainingDomain, domain_from_json, domain_to_json
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 HEADER_KEY = "kinetograph"
 UNITS = {"length": "Å", "force": "eV/Å", "energy": "eV"}
 
@@ -40,6 +41,7 @@ class ModelHeader:
 
     architecture: str
     hyperparameters: dict[str, Any]
+    """All of them, also those that were left at their defaults; those named alone up to version 3."""
     elements: list[str]
     cutoff_A: float
     heads: list[str]
@@ -60,6 +62,8 @@ class ModelHeader:
     """Of an ensemble; 1 for a model by itself."""
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
     software: dict[str, str] = field(default_factory=dict)
+    checksum: str | None = None
+    """SHA-256 of what the weights were trained as: architecture, hyperparameters and additions."""
     format_version: int = FORMAT_VERSION
 
 
@@ -78,6 +82,8 @@ def save(
     members = model.models if isinstance(model, EnsemblePotential) else [model]
     first = members[0]
     rule = first.request.bond_rule
+    # A later version may have other defaults.
+    hyperparameters = resolved(architecture, hyperparameters)
     header = ModelHeader(
         architecture=architecture,
         hyperparameters=hyperparameters,
@@ -96,6 +102,7 @@ def save(
             "torch": torch.__version__,
             "numpy": numpy.__version__,
         },
+        checksum=_checksum(architecture, hyperparameters, additions or {}),
     )
     weights = _together(members).state_dict()
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -107,6 +114,11 @@ def save(
 def _together(members: Sequence[LearnedPotential]) -> nn.Module:
     """What names the weights in the file: a model by itself, or ``members.0``, ``members.1`` …"""
     return members[0] if len(members) == 1 else nn.ModuleDict({"members": nn.ModuleList(members)})
+
+
+def _checksum(architecture: str, hyperparameters: dict[str, Any], additions: dict[str, Any]) -> str:
+    text = json.dumps([architecture, hyperparameters, additions], sort_keys=True)
+    return sha256(text.encode()).hexdigest()
 
 
 def _n_parameters(members: Sequence[LearnedPotential]) -> int:
@@ -172,6 +184,7 @@ def _check_types(header: ModelHeader) -> None:
         "training": dict,
         "n_members": int,
         "software": dict,
+        "checksum": (str, type(None)),
     }
     for name, kind in kinds.items():
         value = getattr(header, name)
@@ -282,6 +295,13 @@ def _check_agreement(header: ModelHeader, model: LearnedPotential, path: Path | 
                 where=str(path),
                 mend="The header was changed; take the file as it was written.",
             )
+    trained_as = _checksum(header.architecture, header.hyperparameters, header.additions)
+    if header.checksum is not None and header.checksum != trained_as:
+        raise UserError(
+            "the model was trained with other hyperparameters or additions than the file's header names now",
+            where=str(path),
+            mend="The header was changed; take the file as it was written.",
+        )
     elements = {number_of[element] for element in header.elements}
     if not set(domain_from_json(header.domain).elements) >= elements:
         raise UserError(

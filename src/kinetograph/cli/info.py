@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+ALWAYS_SHOWN = ("forces", "width", "n_layers")
+"""Hyperparameters; others where they are not the architecture's defaults. All are in the JSON."""
+
 
 def info(
     model: Annotated[Path, typer.Argument(help="A model file, *.kg.")],
@@ -20,10 +23,16 @@ def info(
 
     from kinetograph.cli.output import refuse_existing, table, write_json
     from kinetograph.model_file import read_header
+    from kinetograph.models import ARCHITECTURES, resolved
 
     refuse_existing(json, overwrite=False)
     header = read_header(model)
-    sizes = ", ".join(f"{k} {v}" for k, v in header.hyperparameters.items() if k != "cutoff")
+    known = resolved(header.architecture, {}) if header.architecture in ARCHITECTURES else {}
+    sizes = ", ".join(
+        f"{name} {value}"
+        for name, value in header.hyperparameters.items()
+        if name != "cutoff" and (name in ALWAYS_SHOWN or name not in known or known[name] != value)
+    )
     domain = header.domain
     rule = header.bond_rule
     rows = [

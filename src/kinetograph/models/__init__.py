@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kinetograph.errors import UserError, nearest
@@ -57,6 +57,11 @@ DEFAULT_PRESET = "painn"
 def options_of(architecture: str) -> list[str]:
     """Names of the hyperparameters of an architecture, cutoff and forces left out."""
     return options.names_of(ARCHITECTURES[architecture])
+
+
+def resolved(architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters with all that are not named, as the architecture has them by default."""
+    return {**options.defaults_of(ARCHITECTURES[architecture]), **hyperparameters}
 
 
 def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str, Any]) -> LearnedPotential:

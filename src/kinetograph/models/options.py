@@ -31,6 +31,13 @@ def names_of(architecture: type[nn.Module]) -> list[str]:
     return [name for name in names if name not in ("self", "elements", "cutoff", "forces")]
 
 
+def defaults_of(architecture: type[nn.Module]) -> dict[str, Any]:
+    """What each option is unless it is named, and the kind of forces; as JSON has them."""
+    parameters = inspect.signature(architecture.__init__).parameters
+    defaults = {name: parameters[name].default for name in (*names_of(architecture), "forces")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+
+
 def words_of(architecture: type[nn.Module]) -> dict[str, str]:
     """What each option is, from the arguments in the docstring of the class."""
     document = inspect.getdoc(architecture) or ""

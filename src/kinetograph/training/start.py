@@ -17,6 +17,7 @@ from kinetograph.data.frames import LabelledFrames, force_std
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, build_graph
 from kinetograph.learned_potential import LearnedPotential
+from kinetograph.models import resolved
 from kinetograph.training.settings import TrainingSettings
 
 
@@ -100,7 +101,7 @@ def initial_model(
 
     def make(arguments: dict[str, Any]) -> dict[str, Any]:
         heads = ("forces", "separate_energy")
-        return {name: value for name, value in arguments.items() if name not in heads}
+        return {name: v for name, v in resolved(architecture, arguments).items() if name not in heads}
 
     if header.architecture != architecture:
         raise UserError(
