@@ -286,6 +286,10 @@ def test_a_model_can_be_trained_on(argon_config: dict[str, Any], argon_model: Pa
     before, after = load_file(argon_model), load_file(result.model)
     for name in before:
         torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=0)
+    named = {"options": {"length_basis": "standardised"}}  # what it is by default
+    train(
+        changed(argon_config, initial_model=str(argon_model), model=named), tmp_path / "named", progress=False
+    )
     other = changed(argon_config, initial_model=str(argon_model), model={"width": 16})
     with pytest.raises(UserError, match=r"has width \d+ where the configuration has 16 .*same preset"):
         train(other, tmp_path / "other", progress=False)
@@ -362,6 +366,8 @@ def test_labels_that_are_not_known_do_not_count() -> None:
     assert predicted.grad is not None
     assert predicted.grad.tolist() == pytest.approx([0.25, 0.0, -0.0625])
     assert energy_loss(predicted, torch.full((3,), torch.nan), n_atoms).item() == 0.0
+    squares = energy_loss(predicted, torch.tensor([4.0, torch.nan, 5.0]), n_atoms, "mse")
+    assert squares.item() == pytest.approx(((1 / 2) ** 2 + (4 / 8) ** 2) / 2)
 
     stress = torch.full((2, 3, 3), 0.02)
     reference = torch.stack([torch.zeros(3, 3), torch.full((3, 3), torch.nan)])

@@ -10,6 +10,7 @@ from torch import Tensor
 from kinetograph.nn.segments import sum_to
 
 ForceLoss = Literal["mae", "norm", "mse"]
+EnergyLoss = Literal["mae", "mse"]
 
 
 def force_loss(
@@ -34,11 +35,19 @@ def force_loss(
     return per_atom.mean() if weights is None else (weights * per_atom).sum() / weights.sum()
 
 
-def energy_loss(predicted: Tensor, reference: Tensor, n_atoms: Tensor) -> Tensor:
-    """Mean |ΔE| per atom over the structures whose reference (n_systems,) is not NaN; 0 where none is."""
+def energy_loss(predicted: Tensor, reference: Tensor, n_atoms: Tensor, kind: EnergyLoss = "mae") -> Tensor:
+    """Mean error of the energies per atom over the structures of known energy; 0 where there is none.
+
+    Args:
+        predicted, reference: (n_systems,); NaN in ``reference`` is an unknown energy.
+        n_atoms: (n_systems,) of the structures.
+        kind: ``"mae"``: mean |ΔE|/N; ``"mse"``: mean (ΔE/N)², by which a few structures that are far off,
+            such as surfaces among bulk, count more than many that are almost right.
+    """
     known = torch.isfinite(reference)
     error = torch.where(known, predicted - torch.where(known, reference, 0.0), 0.0) / n_atoms
-    return error.abs().sum() / known.sum().clamp(min=1)
+    per_structure = error.abs() if kind == "mae" else error.square()
+    return per_structure.sum() / known.sum().clamp(min=1)
 
 
 def stress_loss(predicted: Tensor, reference: Tensor, volume_per_atom: Tensor) -> Tensor:

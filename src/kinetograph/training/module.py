@@ -121,8 +121,10 @@ class ForceTraining(lightning.LightningModule):
             loss = loss + config.net_force_weight * penalty
         if prediction.energy is not None and config.energy_weight > 0.0:
             n_atoms = system.atoms_per_system
-            error = energy_loss(prediction.energy, batch.energies, n_atoms)
-            loss = loss + config.energy_weight * error / scale
+            error = energy_loss(
+                prediction.energy / scale, batch.energies / scale, n_atoms, config.energy_loss
+            )
+            loss = loss + config.energy_weight * error
         if prediction.stress is not None and config.stress_weight > 0.0:
             error = stress_loss(prediction.stress, batch.stresses, system.volume / system.atoms_per_system)
             loss = loss + config.stress_weight * error / scale

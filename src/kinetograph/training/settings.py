@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kinetograph.errors import UserError, nearest
 from kinetograph.models import DEFAULT_PRESET, PRESETS, options_of
 from kinetograph.nn.model import Forces, Preset
-from kinetograph.training.losses import ForceLoss
+from kinetograph.training.losses import EnergyLoss, ForceLoss
 
 
 class _Section(BaseModel):
@@ -64,6 +64,9 @@ class OptimizerSettings(_Section):
         0.1,
         ge=0.0,
         description="weight of |ΔE| per atom, in units of force scale × 1 Å, where both are known",
+    )
+    energy_loss: EnergyLoss = Field(
+        "mae", description="mae of energies per atom, or mse, by which rare structures far off count more"
     )
     stress_weight: float = Field(
         0.0,
