@@ -14,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from kinetograph.data.frames import LabelledFrames, read_frames
 from kinetograph.evaluation import evaluate
 from kinetograph.models.classical import LennardJones
+from kinetograph.training_domain import TrainingDomain
 
 OFFSET_EV = 0.25
 STRESS_OFFSET = 1e-3
@@ -56,3 +57,11 @@ def test_energies_and_stresses_are_compared_where_the_frames_have_them(
     if errors.stresses is not None:
         assert errors.stresses.n_frames == 3
         assert errors.stresses.mae == pytest.approx(STRESS_OFFSET, abs=1e-7)
+
+
+def test_frames_with_lone_atoms_are_named_where_training_had_none(tmp_path: Path) -> None:
+    frames = argon(tmp_path / "a.extxyz", energies=False, stresses=False)
+    potential = LennardJones(epsilon=0.0103, sigma=3.4, cutoff=3.0, truncation="shift")
+    potential.domain = TrainingDomain(elements=(18,), density=None, shortest_A={}, has_lone=False)
+    with pytest.warns(UserWarning, match=r"3 of 3 frames of .*a\.extxyz \(first: 0\) have atoms with no"):
+        evaluate(potential, frames)

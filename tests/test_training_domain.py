@@ -86,7 +86,23 @@ def test_crystals_and_molecules_trained_on_together_are_both_inside() -> None:
     assert domain_of(batch([crystal, water]), graph_of(batch([crystal, water]))) == both
 
 
+def test_atoms_without_neighbours_are_named_where_training_had_none() -> None:
+    pair, apart = molecule("N2"), molecule("N2")
+    apart.positions[1, 2] += 9.0
+    near, far = System.from_ase(pair), System.from_ase(apart)
+    domain = domain_of(near, graph_of(near))
+    assert not domain.has_lone
+    assert domain.outside(near, graph_of(near)) == []
+    (sentence,) = domain.outside(far, graph_of(far))
+    assert sentence.startswith("2 atoms have no neighbour within the model's cutoff")
+    both = merge([domain, domain_of(far, graph_of(far))])
+    assert both.has_lone
+    assert both.outside(far, graph_of(far)) == []
+    assert domain_from_json(domain_to_json(domain)) == domain
+
+
 def test_files_that_do_not_say_whether_a_frame_was_open_are_read() -> None:
     domain = TrainingDomain(elements=(29,), density=(0.08, 0.09), shortest_A={"Cu-Cu": 2.4})
-    old = {name: value for name, value in domain_to_json(domain).items() if name != "has_open"}
+    new = ("has_open", "has_lone_atoms")
+    old = {name: value for name, value in domain_to_json(domain).items() if name not in new}
     assert domain_from_json(old) == domain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -110,6 +111,15 @@ def evaluate(
     if potential.domain is not None:
         potential.domain.require_elements(frames.elements, where=frames.source)
     dataset = ForceDataset(frames, potential.request)
+    if potential.domain is not None and not potential.domain.has_lone:
+        lone = [number for number, domain in enumerate(dataset.domains()) if domain.has_lone]
+        if lone:
+            warnings.warn(
+                f"{len(lone)} of {len(dataset)} frames of {frames.source} (first: {lone[0]}) have atoms with no "
+                "neighbour within the model's cutoff; in training every atom had one",
+                UserWarning,
+                stacklevel=2,
+            )
     if not isinstance(potential, EnsemblePotential):
         return errors_on(potential, dataset, progress=progress)
     errors = errors_on(potential, dataset, progress=progress)

@@ -27,6 +27,7 @@ from kinetograph.nn.model import (
     InferenceForm,
     Model,
     Outputs,
+    require_offer,
 )
 from kinetograph.nn.segments import sum_to
 from kinetograph.potential import (
@@ -103,6 +104,7 @@ class LearnedPotential(Potential):
             UserError: the model was not built with that head.
         """
         if head not in self.model.heads:
+            require_offer(type(self.model), head)
             raise UserError(
                 f"the model has {' and '.join(self.model.heads)} forces, no {head} ones",
                 mend="Train it with model.forces: both to have the two.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from ase.data import atomic_numbers as number_of
 from ase.data import chemical_symbols
+from torch import Tensor
 
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph
@@ -31,6 +32,8 @@ class TrainingDomain:
     """Shortest distance seen for each pair of elements, such as ``{"H-O": 0.91}``, in Å."""
     has_open: bool = False
     """Whether a frame was not periodic throughout; of no meaning where none was."""
+    has_lone: bool = True
+    """Whether an atom had no neighbour within the model's cutoff; also where that is not known."""
 
     def require_elements(self, elements: System | Iterable[int], where: str = "structure") -> None:
         """Raise ``UserError`` if a system, or atomic numbers, hold an element that was not trained on."""
@@ -67,6 +70,12 @@ class TrainingDomain:
                 "the structure is periodic in all directions; the model was trained on none that is, and "
                 "there is no density to compare with"
             )
+        n_lone = int(lone_atoms(graph).sum())
+        if n_lone and not self.has_lone:
+            warnings.append(
+                f"{n_lone} atom{'s have' if n_lone > 1 else ' has'} no neighbour within the model's cutoff; "
+                "in training every atom had one"
+            )
         for pair, distance in shortest_distances(graph).items():
             known = self.shortest_A.get(pair)
             if known is not None and distance < known * (1.0 - DISTANCE_MARGIN):
@@ -100,6 +109,11 @@ def shortest_distances(graph: Graph) -> dict[str, float]:
     }
 
 
+def lone_atoms(graph: Graph) -> Tensor:
+    """(n_atoms,) whether an atom has no neighbour."""
+    return torch.bincount(graph.center, minlength=graph.n_atoms) == 0
+
+
 def pair_name(first: int, second: int) -> str:
     """``"Ar-Ar"``, ``"H-O"``: symbols in alphabetical order."""
     return "-".join(sorted((chemical_symbols[first], chemical_symbols[second])))
@@ -119,6 +133,7 @@ def merge(domains: list[TrainingDomain]) -> TrainingDomain:
         density=(min(d[0] for d in densities), max(d[1] for d in densities)) if densities else None,
         shortest_A=dict(sorted(shortest.items())),
         has_open=any(d.has_open for d in domains),
+        has_lone=any(d.has_lone for d in domains),
     )
 
 
@@ -129,6 +144,7 @@ def domain_of(system: System, graph: Graph) -> TrainingDomain:
         density=number_density(system),
         shortest_A=shortest_distances(graph),
         has_open=not bool(system.pbc.all()),
+        has_lone=bool(lone_atoms(graph).any()),
     )
 
 
@@ -139,6 +155,7 @@ def domain_to_json(domain: TrainingDomain) -> dict[str, object]:
         "density_atoms_per_A3": list(domain.density) if domain.density else None,
         "shortest_A": domain.shortest_A,
         "has_open": domain.has_open,
+        "has_lone_atoms": domain.has_lone,
     }
 
 
@@ -152,5 +169,7 @@ def domain_from_json(data: dict[str, object]) -> TrainingDomain:
         elements=tuple(number_of[symbol] for symbol in elements),
         density=(float(density[0]), float(density[1])) if isinstance(density, list) else None,
         shortest_A={str(pair): float(value) for pair, value in shortest.items()},
-        has_open=bool(data.get("has_open", density is None)),  # files of earlier versions do not say
+        # Files of earlier versions do not say either.
+        has_open=bool(data.get("has_open", density is None)),
+        has_lone=bool(data.get("has_lone_atoms", True)),
     )

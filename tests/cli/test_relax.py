@@ -138,7 +138,7 @@ def test_bad_input_ends_with_one_message(
     refused(run("relax", argon_model, start, "--pressure-bar", 5), "cell that is held")
     refused(run("relax", argon_model, start, "--fmax-eV-per-A", 0), "fmax_eV_per_A is 0")
     refused(run("relax", argon_model, start, "--max-step-A", -1), "max_step_A is -1")
-    refused(run("relax", argon_model, start, "--forces", "conservative"), "no conservative ones")
+    refused(run("relax", argon_model, start, "--forces", "conservative"), "GAMD has no conservative")
     refused(run("relax", argon_model, start, "--device", "abacus"), "abacus")
     other = argon(2)
     other.numbers[3] = 36

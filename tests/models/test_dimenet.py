@@ -435,6 +435,13 @@ def test_unknown_choice_is_refused_with_those_known(option: str) -> None:
         model(**{option: "papr"})
 
 
+def test_more_degrees_than_are_exact_are_refused() -> None:
+    with pytest.raises(UserError, match=r"11 degrees of spherical harmonics .*n_spherical.*1 to 10"):
+        model(n_spherical=11)
+
+
 def test_element_beyond_the_table_is_refused() -> None:
+    with pytest.raises(UserError, match="no element of atomic number 0"):
+        DimeNet([0, 1], cutoff=3.0)
     with pytest.raises(UserError, match="its table ends at 94"):
         DimeNet([1, 95], cutoff=3.0, element_table=95)

@@ -340,7 +340,9 @@ def test_gaussians_of_the_distance_change_the_forces_but_not_the_size() -> None:
     assert sizes[0] == sizes[1]
     first, second = (forces_of(potential, crystal()) for potential in made)
     assert np.abs(first - second).max() > 1e-3 * np.abs(first).max()
-    with pytest.raises(UserError, match="length_basis"):
+    with pytest.raises(
+        UserError, match=r"length_basis: distance is of form: code.*model\.options\.length_basis"
+    ):
         build("gamd", [1], {**arguments, "form": "paper", "length_basis": "distance"})
 
 

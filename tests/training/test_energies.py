@@ -257,6 +257,16 @@ def test_a_weight_on_stresses_that_cannot_count_is_refused(
         train(painn(argon_config, forces, stress_weight=1.0), tmp_path / "run", progress=False)
 
 
+def test_a_weight_on_stresses_says_that_fixed_angles_give_none(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    model = {"preset": "dimenet", "width": 8, "n_layers": 1, "options": {"angle_grad": False}}
+    changed = {**argon_config, "model": {"cutoff_A": 5.0, **model}}
+    changed["training"] = {**argon_config["training"], "stress_weight": 1.0}
+    with pytest.raises(UserError, match=r"gives no stress.*leave out the option .*\(angle_grad\)"):
+        train(check_config(changed, "test"), tmp_path / "run", progress=False)
+
+
 def test_energies_of_elements_follow_the_frames_that_a_model_is_trained_on_with(
     argon_config: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -327,6 +327,37 @@ def test_a_model_can_be_trained_on_with_frames_of_fewer_elements(
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def with_cells(
+    argon_config: dict[str, Any], folder: Path, scale: float, only: int | None = None
+) -> dict[str, Any]:
+    """The configuration with the first atom of every training frame, or of one, far from the rest or near."""
+    frames = ase.io.read(argon_config["data"]["train"], ":")
+    for number, atoms in enumerate(frames):
+        if only in (None, number):
+            calc = atoms.calc
+            atoms.set_cell(atoms.cell * scale, scale_atoms=True)
+            atoms.calc = calc
+    ase.io.write(folder / "moved.extxyz", frames)
+    return {**argon_config, "data": {**argon_config["data"], "train": str(folder / "moved.extxyz")}}
+
+
+def test_frames_in_which_no_atom_has_a_neighbour_are_refused(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    moved = with_cells(argon_config, tmp_path, 3.0)
+    with pytest.raises(
+        UserError, match=r"no atom of any training frame has a neighbour within 6 Å .*moved\.extxyz"
+    ):
+        train(changed(moved), tmp_path / "run", progress=False)
+
+
+def test_lone_atoms_and_atoms_too_near_are_warned_of(argon_config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"1 of 8 training frames \(first: 2\) have atoms without"):
+        train(changed(with_cells(argon_config, tmp_path, 3.0, only=2)), tmp_path / "far", progress=False)
+    with pytest.warns(UserWarning, match=r"Ar-Ar are 0\.\d+ Å apart in training frame 5"):
+        train(changed(with_cells(argon_config, tmp_path, 0.12, only=5)), tmp_path / "near", progress=False)
+
+
 def test_early_stop(argon_config: dict[str, Any], tmp_path: Path) -> None:
     config = changed(
         argon_config, early_stop_patience=2, learning_rate=1e-12, learning_rate_final=1e-13, max_steps=100

@@ -38,7 +38,7 @@ def info(
     from kinetograph.trajectory import Trajectory
     from kinetograph.trajectory.summary import frames_summary, trajectory_summary
 
-    refuse_existing(json, overwrite=False)
+    refuse_existing(json, overwrite=None)
     if _is_hdf5(file):
         with Trajectory.open(file) as trajectory:
             record = trajectory_summary(trajectory)

@@ -25,7 +25,7 @@ def info(
     from kinetograph.model_file import read_header
     from kinetograph.models import ARCHITECTURES, resolved
 
-    refuse_existing(json, overwrite=False)
+    refuse_existing(json, overwrite=None)
     header = read_header(model)
     known = resolved(header.architecture, {}) if header.architecture in ARCHITECTURES else {}
     sizes = ", ".join(

@@ -36,7 +36,7 @@ def models(
     from kinetograph.errors import UserError, nearest
     from kinetograph.models import PRESETS
 
-    refuse_existing(json, overwrite=False)
+    refuse_existing(json, overwrite=None)
     if name is not None and name not in PRESETS:
         raise UserError(
             f"unknown preset {name!r}{nearest(name, list(PRESETS))}", mend="`kinetograph models` lists them."

@@ -77,10 +77,13 @@ def checked_device(name: str) -> str:
     return name
 
 
-def refuse_existing(*paths: Path | None, overwrite: bool) -> None:
-    """Raise ``UserError`` if an output exists and may not be replaced; ``None`` and ``-`` never do."""
+def refuse_existing(*paths: Path | None, overwrite: bool | None) -> None:
+    """Raise ``UserError`` if an output exists and may not be replaced; ``None`` and ``-`` never do.
+
+    Args:
+        overwrite: ``None`` where the command has no such option.
+    """
     for path in paths:
         if path is not None and str(path) != "-" and path.exists() and not overwrite:
-            raise UserError(
-                "the output exists already", where=str(path), mend="Give --overwrite, or another place."
-            )
+            mend = "Give another place." if overwrite is None else "Give --overwrite, or another place."
+            raise UserError("the output exists already", where=str(path), mend=mend)

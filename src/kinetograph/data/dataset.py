@@ -85,12 +85,14 @@ class ForceDataset(Dataset[Sample]):
 
     def domain(self) -> TrainingDomain:
         """The ranges that these frames span."""
-        return merge(
-            [
-                domain_of(s.system, build_graph(s.system, s.neighbors, self.request.edges_only()))
-                for s in self.samples
-            ]
-        )
+        return merge(self.domains())
+
+    def domains(self) -> list[TrainingDomain]:
+        """Those of each frame."""
+        return [
+            domain_of(s.system, build_graph(s.system, s.neighbors, self.request.edges_only()))
+            for s in self.samples
+        ]
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

@@ -115,7 +115,7 @@ PRESETS = {
     ),
     "dimenet++-oc20": Preset(
         "dimenet++",
-        "sizes of the OC20 benchmark; its forces were taken with angle_grad=False",
+        "sizes of the OC20 benchmark; the published forces were taken with angle_grad=False",
         {"width": 192, "n_layers": 3, "readout_width": 192, "element_table": 95},
         forces="conservative",
         learning_rate=1e-4,
@@ -123,7 +123,7 @@ PRESETS = {
     ),
     "dimenet++-oc20-large": Preset(
         "dimenet++",
-        "sizes of the OC20 benchmark's large model; its forces were taken with angle_grad=False",
+        "sizes of the OC20 benchmark's large model; the published forces were taken with angle_grad=False",
         {"width": 512, "n_layers": 3, "readout_width": 384, "element_table": 95},
         forces="conservative",
         learning_rate=1e-4,

@@ -60,6 +60,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetograph.bonds import BondRule
+from kinetograph.errors import UserError
 from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
 from kinetograph.nn.elements import ElementEmbedding
@@ -76,6 +77,7 @@ from kinetograph.nn.model import (
     Preset,
     Published,
     check_choice,
+    option_key,
     require_offer,
 )
 from kinetograph.nn.radial import GaussianBasis, cosine_cutoff
@@ -290,7 +292,10 @@ class GAMD(Model):
         self.forces = forces
         self.form = form
         if length_basis == "distance" and form != "code":
-            raise ValueError(f'length_basis="distance" is for form="code", not {form!r}')
+            raise UserError(
+                f"length_basis: distance is of form: code, not of form: {form}",
+                where=option_key("length_basis"),
+            )
         self.length_basis = length_basis
         rule = BondRule(max_separation=max_bond_separation) if max_bond_separation else None
         # An edge force head reads both ends of an edge, which is one step more.

@@ -171,8 +171,6 @@ PRESETS = {
     "gemnet-dq": _preset("direct", quadruplets=True),
 }
 
-MAX_N_SPHERICAL = 10
-"""The radial functions are accurate in double precision up to this number of degrees."""
 N_SCALE_SYSTEMS = 32
 N_SCALE_ATOMS = 512
 """Scale factors are fitted to the first frames up to so many structures or atoms, whichever comes first."""
@@ -385,12 +383,6 @@ class GemNet(Model):
     ) -> None:
         super().__init__()
         require_offer(GemNet, forces)
-        if not 1 <= n_spherical <= MAX_N_SPHERICAL:
-            raise UserError(
-                f"{n_spherical} degrees of spherical harmonics",
-                where=option_key("n_spherical"),
-                mend=f"1 to {MAX_N_SPHERICAL}; the paper has 7.",
-            )
         if link_cutoff <= 0:
             raise UserError(
                 f"links of at most {link_cutoff:g} Å hold no atoms",

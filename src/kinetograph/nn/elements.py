@@ -21,8 +21,13 @@ def check_elements(elements: Sequence[int], table: int | None = None) -> tuple[i
     """
     limit = MAX_ATOMIC_NUMBER if table is None else min(table, MAX_ATOMIC_NUMBER)
     for z in elements:
-        if not 1 <= z <= limit:
-            name = chemical_symbols[z] if 0 <= z < len(chemical_symbols) else str(z)
+        if not 1 <= z <= MAX_ATOMIC_NUMBER:
+            raise UserError(
+                f"there is no element of atomic number {z}",
+                mend="Give every atom in the frames the symbol of an element.",
+            )
+        if z > limit:
+            name = chemical_symbols[z]
             raise UserError(
                 f"the model has no element {name} (atomic number {z}); its table ends at {limit}",
                 mend="Take a model without a fixed table, or remove the frames that hold it.",

@@ -15,8 +15,13 @@ from scipy.optimize import brentq
 from scipy.special import spherical_jn
 from torch import Tensor, nn
 
+from kinetograph.errors import UserError
+from kinetograph.nn.model import option_key
+
 N_SERIES_TERMS = 22
 """The power series of j_l below l + 1 is then exact to double precision for l ≤ 10."""
+MAX_DEGREES = 10
+"""l = 0 … 9, for which that has been seen."""
 
 
 def spherical_bessel_roots(n_l: int, n_roots: int) -> Tensor:
@@ -126,6 +131,12 @@ class SphericalBesselBasis(nn.Module):
 
     def __init__(self, n_l: int, n_roots: int) -> None:
         super().__init__()
+        if n_l > MAX_DEGREES:
+            raise UserError(
+                f"{n_l} degrees of spherical harmonics",
+                where=option_key("n_spherical"),
+                mend=f"Take 1 to {MAX_DEGREES}; the papers have 7.",
+            )
         roots = spherical_bessel_roots(n_l, n_roots)
         self.register_buffer("roots", roots, persistent=False)
         self.register_buffer("norm", spherical_bessel_norm(roots), persistent=False)

@@ -31,7 +31,7 @@ from kinetograph.training.ensemble import gather, member_folder, member_settings
 from kinetograph.training.folder import check_folder, has_begun, prepare_folder, step_of
 from kinetograph.training.module import ForceTraining
 from kinetograph.training.settings import TrainingSettings
-from kinetograph.training.start import fit_statistics, initial_model, start_from
+from kinetograph.training.start import domain_to_learn, fit_statistics, initial_model, start_from
 from kinetograph.training_domain import merge
 
 
@@ -190,7 +190,7 @@ class _Training:
         valid_data = ForceDataset(
             frames.valid, SumPotential(model, *additions).request if additions else model.request
         )
-        domain = data.domain()
+        domain = domain_to_learn(model, data)
         for addition in additions:
             data = less(data, addition)
         if start is None:
@@ -306,7 +306,10 @@ def _check_stress(config: TrainingSettings, model: LearnedPotential, frames: Lab
         raise UserError(
             "the model gives no stress, so training.stress_weight cannot count",
             where="training.stress_weight",
-            mend="Set it to 0, or model.forces to conservative.",
+            mend="Set it to 0, or model.forces to conservative."
+            if "conservative" not in model.model.heads
+            else "Set it to 0, or leave out the option by which forces are not the whole gradient of the "
+            f"energy ({', '.join(config.model.options)}).",
         )
     if not np.isfinite(frames.stresses).any():
         raise UserError(

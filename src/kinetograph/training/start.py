@@ -19,6 +19,48 @@ from kinetograph.graph import Graph, build_graph
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import resolved
 from kinetograph.training.settings import TrainingSettings
+from kinetograph.training_domain import TrainingDomain, merge
+
+SHORTEST_BOND_A = 0.5
+"""No two atoms come so near, not even those of H2 (0.74 Å)."""
+
+
+def domain_to_learn(model: LearnedPotential, data: ForceDataset) -> TrainingDomain:
+    """The ranges of the training frames, and a warning of what a model cannot learn from them.
+
+    Raises:
+        UserError: no atom has a neighbour, and the model has something to learn.
+    """
+    domains = data.domains()
+    domain = merge(domains)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return domain
+    cutoff = f"{data.request.cutoff:g} Å"
+    # A frame of one atom says what the atom costs, and means to.
+    several = [sample.system.n_atoms > 1 for sample in data.samples]
+    lone = [n for n, (of, more) in enumerate(zip(domains, several, strict=True)) if of.has_lone and more]
+    if not domain.shortest_A:
+        raise UserError(
+            f"no atom of any training frame has a neighbour within {cutoff}",
+            where=data.source,
+            mend="Set model.cutoff_A to some 5 Å, or see whether positions are in Å.",
+        )
+    if lone:
+        warnings.warn(
+            f"{len(lone)} of {len(data)} training frames (first: {lone[0]}) have atoms without a neighbour "
+            f"within {cutoff}; what the reference says of their forces cannot be learned",
+            UserWarning,
+            stacklevel=2,
+        )
+    pair, distance = min(domain.shortest_A.items(), key=lambda item: item[1])
+    if distance < SHORTEST_BOND_A:
+        first = next(n for n, of in enumerate(domains) if of.shortest_A.get(pair) == distance)
+        warnings.warn(
+            f"atoms {pair} are {distance:.2g} Å apart in training frame {first}; no bond is so short",
+            UserWarning,
+            stacklevel=2,
+        )
+    return domain
 
 
 def fit_statistics(model: LearnedPotential, data: ForceDataset) -> None:
