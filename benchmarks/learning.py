@@ -217,9 +217,9 @@ ROWS = {
 
 _SQUARES = {"energy_loss": "mse", "energy_weight": 100.0, "gradient_clip": 10.0}
 """Of later rounds. By its absolute value an energy that is almost right pulls at the weights as much as one
-that is far off, and more than all forces of its frame; what is left of the gradient when its norm is cut off at
-1 says little of either. Its square leaves the forces be where energies are right, and does not give up on the
-few surfaces among many crystals."""
+that is far off, and more than all forces of its frame; what is left of the gradient when its norm is cut
+off at 1 says little of either. Its square leaves the forces be where energies are right, and does not give
+up on the few surfaces among many crystals."""
 LONG_ROWS = {
     "painn direct": Row("painn", {"width": 96}, training=_FAST, again={"learning_rate": 1e-3}),
     "painn conservative": Row(

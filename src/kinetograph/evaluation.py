@@ -115,8 +115,8 @@ def evaluate(
         lone = [number for number, domain in enumerate(dataset.domains()) if domain.has_lone]
         if lone:
             warnings.warn(
-                f"{len(lone)} of {len(dataset)} frames of {frames.source} (first: {lone[0]}) have atoms with no "
-                "neighbour within the model's cutoff; in training every atom had one",
+                f"{len(lone)} of {len(dataset)} frames of {frames.source} (first: {lone[0]}) have atoms with "
+                "no neighbour within the model's cutoff; in training every atom had one",
                 UserWarning,
                 stacklevel=2,
             )
