@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 
 from kinetograph.learned_potential import LearnedPotential
-from kinetograph.models import ARCHITECTURES, build
+from kinetograph.models import ARCHITECTURES, PRESETS, build
+from kinetograph.models.forcenet import ABLATIONS
 from kinetograph.nn.model import Forces, Head
 from kinetograph.testing import randomize
 
@@ -39,6 +40,7 @@ ENDS_HAVE_4_A = 4.6
 """Å: a cutoff within which every atom of the structures has four neighbours."""
 
 SMALL_DIMENET = {"width": 8, "n_layers": 1, "n_spherical": 4, "n_radial": 3, "n_dense": 1}
+PAPER_DIMENET = {"basis": "paper", "radial_filter": "ji", "embedding": "paper"}
 SMALL_DIMENET_PP = {**SMALL_DIMENET, "triplet_width": 6, "basis_width": 4, "readout_width": 10}
 SMALL_GEMNET = {
     "width": 8,
@@ -97,7 +99,7 @@ VARIANTS = (
     Variant("gnnff", "smooth", SMALL_GNNFF, ("both", "conservative")),
     Variant(
         "gnnff",
-        "code",
+        "nearest-normalised",
         {**SMALL_GNNFF, "n_neighbors": 4, "normalization": "all", "way_back": False, "force_network": "even"},
         cutoff=ENDS_HAVE_4_A,
         slow=True,
@@ -110,11 +112,20 @@ VARIANTS = (
         slow=True,
         idle=("model.node_blocks.1",),  # the last edges are made of the nodes before the last
     ),
+    *(
+        Variant(
+            "gnnff",
+            name.removeprefix("gnnff-"),
+            {**PRESETS[name].hyperparameters, "width": 10, "edge_width": 8, "n_layers": 2},
+            slow=True,
+        )
+        for name in ("gnnff-code", "gnnff-pyg")
+    ),
     Variant("dimenet", "code", {**SMALL_DIMENET, "n_bilinear": 3}, ("both", "conservative")),
     Variant(
         "dimenet",
         "original-angle",
-        {**SMALL_DIMENET, "n_bilinear": 3, "angle": "original", "basis": "paper", "radial_filter": "ji"},
+        {**SMALL_DIMENET, "n_bilinear": 3, "angle": "original", **PAPER_DIMENET},
         CONSERVATIVE,
         slow=True,
     ),
@@ -156,6 +167,10 @@ VARIANTS = (
     *(
         Variant("forcenet", basis, {**SMALL_FORCENET, "basis": basis, "activation": "relu"}, slow=True)
         for basis in ("none", "identity", "linear", "gaussian", "sine")
+    ),
+    *(
+        Variant("forcenet", ablation.replace(" ", "-"), {**SMALL_FORCENET, "ablation": ablation}, slow=True)
+        for ablation in ABLATIONS
     ),
     Variant("gns", "baseline", {"width": 10, "n_layers": 2}),
     Variant("gns", "original", {"width": 10, "n_layers": 2, "form": "original"}, slow=True),

@@ -277,7 +277,7 @@ def test_gnnff_does_not_feel_the_batch(library: Library, forces: str) -> None:
 # Widths that fill no register, and such as fill several; n_spherical = 8 is beyond the unrolled degrees.
 DIRECTIONAL = [
     ("dimenet++", {"n_layers": 2}),
-    ("dimenet++", {"n_layers": 2, "basis": "paper", "radial_filter": "ji", "envelope_power": 5}),
+    ("dimenet++", {"n_layers": 2, "basis": "paper", "radial_filter": "ji", "embedding": "paper"}),
     (
         "dimenet++",
         {

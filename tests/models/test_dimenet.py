@@ -187,6 +187,7 @@ def plain_dimenet(
     basis: str = "code",
     angle: str = "corrected",
     radial_filter: str = "kj",
+    embedding: str = "code",
     angles_at: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Atomic energies and, where the model has them, direct forces.
@@ -241,7 +242,8 @@ def plain_dimenet(
     message = {}
     for j, i in needed[0]:
         h_i, h_j = (w["embedding.elements.weight"][row[numbers[a]]] for a in (i, j))
-        e = silu(lin("embedding.from_basis", rbf(distance[i, j])))
+        e = lin("embedding.from_basis", rbf(distance[i, j]))
+        e = silu(e) if embedding == "code" else e
         parts = [w[f"embedding.from_{part}.weight"] for part in ("center", "neighbor", "edge")]
         together = np.concatenate(parts, axis=1) @ np.concatenate([h_i, h_j, e])
         message[j, i] = silu(together + w["embedding.from_edge.bias"])
@@ -303,7 +305,7 @@ def assert_equal(got: torch.Tensor, expected: np.ndarray) -> None:
     "options",
     [
         {},
-        {"basis": "paper", "radial_filter": "ji"},
+        {"basis": "paper", "radial_filter": "ji", "embedding": "paper"},
         {"angle": "original", "radial_filter": "ji", "power": 5},
     ],
     ids=["default", "paper", "original"],
@@ -429,7 +431,7 @@ def test_fresh_model_starts_at_zero_energy_unless_told_otherwise() -> None:
         assert bool((forces == 0).all()) == zero
 
 
-@pytest.mark.parametrize("option", ["basis", "angle", "radial_filter", "readout_init"])
+@pytest.mark.parametrize("option", ["basis", "angle", "radial_filter", "embedding", "readout_init"])
 def test_unknown_choice_is_refused_with_those_known(option: str) -> None:
     with pytest.raises(UserError, match=f"unknown {option} 'papr'.*Known: "):
         model(**{option: "papr"})

@@ -204,6 +204,7 @@ def plain_dimenet_pp(
     power: int = 6,
     basis: str = "code",
     radial_filter: str = "kj",
+    embedding: str = "code",
     angles_at: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Atomic energies and, where the model has them, direct forces.
@@ -258,7 +259,8 @@ def plain_dimenet_pp(
     message = {}
     for j, i in needed[0]:
         h_i, h_j = (w["embedding.elements.weight"][row[numbers[a]]] for a in (i, j))
-        e = silu(lin("embedding.from_basis", rbf(distance[i, j])))
+        e = lin("embedding.from_basis", rbf(distance[i, j]))
+        e = silu(e) if embedding == "code" else e
         parts = [w[f"embedding.from_{part}.weight"] for part in ("center", "neighbor", "edge")]
         together = np.concatenate(parts, axis=1) @ np.concatenate([h_i, h_j, e])
         message[j, i] = silu(together + w["embedding.from_edge.bias"])
@@ -326,7 +328,7 @@ def assert_equal(got: torch.Tensor, expected: np.ndarray) -> None:
     "options",
     [
         {},
-        {"basis": "paper", "radial_filter": "ji", "power": 5},
+        {"basis": "paper", "radial_filter": "ji", "embedding": "paper", "power": 5},
     ],
     ids=["default", "paper"],
 )
@@ -465,7 +467,7 @@ def test_fresh_model_starts_at_zero_energy_unless_told_otherwise() -> None:
         assert bool((forces == 0).all()) == zero
 
 
-@pytest.mark.parametrize("option", ["basis", "radial_filter", "readout_init"])
+@pytest.mark.parametrize("option", ["basis", "radial_filter", "embedding", "readout_init"])
 def test_unknown_choice_is_refused_with_those_known(option: str) -> None:
     with pytest.raises(UserError, match=f"unknown {option} 'papr'.*Known: "):
         model(**{option: "papr"})

@@ -21,13 +21,12 @@ output blocks t_i                   ``nn.directional.AtomReadout``, one after th
                                     after every interaction, summed in ``DirectionalModel``
 ==================================  ==================================================================
 
-Where the paper and the authors' program differ there is an option, and size and number of the weights do
-not depend on any of them:
+Where the paper and the authors' program differ there is an option; the program's forms are the default, for
+the published sizes and figures are those of the program:
 
 ``basis``
-    ``"code"`` (here the default, so that weights of the program keep their meaning) and ``"paper"``,
-    see :class:`RadialBasis` and :class:`SphericalBasis`; in the program a second 1/d enters the
-    spherical basis, which its authors list as a known issue.
+    ``"code"`` and ``"paper"``, see :class:`RadialBasis` and :class:`SphericalBasis`; in the program a
+    second 1/d enters the spherical basis, which its authors list as a known issue.
 ``angle``
     ``"original"`` is the program's angle at i between the directions to j and to k, another of those
     issues. ``"corrected"`` (default) is the angle by which the path k → j → i turns at j, as in the
@@ -35,6 +34,9 @@ not depend on any of them:
     Y_l0(π − α) = (−1)^l Y_l0(α), that is the same model with the sign of the weights of odd l changed.
 ``radial_filter``
     which distance e_RBF has in the interaction: ``"kj"`` as in the program or ``"ji"`` as in the paper.
+``embedding``
+    ``"code"`` has bias and activation around the radial basis, which its authors list too; ``"paper"`` a
+    linear map, and ``width`` weights fewer.
 ``angle_grad``
     ours is the true gradient. With ``False`` the angles count as constants when forces are taken, as in
     the program behind the OC20 benchmark: pair forces that sum to zero but belong to no energy.
@@ -59,11 +61,13 @@ from kinetograph.graph import Graph, GraphRequest
 from kinetograph.kernels import library
 from kinetograph.nn.directional import (
     BASIS_FORMS,
+    EMBEDDING_FORMS,
     RADIAL_FILTERS,
     READOUT_INITS,
     AtomReadout,
     BasisForm,
     DirectionalModel,
+    EmbeddingForm,
     MessageEmbedding,
     MessageForces,
     MessageUpdate,
@@ -171,6 +175,7 @@ class DimeNet(DirectionalModel):
         basis: radial and spherical bases as the program or as the paper has them.
         angle: the angle by which a path turns, or the program's, which it takes at another atom.
         radial_filter: which distance the messages of neighbours are filtered by, d_kj or d_ji.
+        embedding: with the program's bias and activation of the radial basis, or the paper's linear map.
         angle_grad: whether forces are the true gradient; false: angles count as constants.
         element_table: rows of a fixed table of elements (95 in the program); by default a row for each
             of ``elements``.
@@ -195,6 +200,7 @@ class DimeNet(DirectionalModel):
         basis: BasisForm = "code",
         angle: Angle = "corrected",
         radial_filter: RadialFilter = "kj",
+        embedding: EmbeddingForm = "code",
         angle_grad: bool = True,
         element_table: int | None = None,
     ) -> None:
@@ -203,6 +209,7 @@ class DimeNet(DirectionalModel):
         check_choice("basis", basis, BASIS_FORMS)
         check_choice("angle", angle, ANGLES)
         check_choice("radial_filter", radial_filter, RADIAL_FILTERS)
+        check_choice("embedding", embedding, EMBEDDING_FORMS)
         check_choice("readout_init", readout_init, READOUT_INITS)
         self.forces = forces
         self.angle = angle
@@ -215,7 +222,7 @@ class DimeNet(DirectionalModel):
 
         self.radial_basis = RadialBasis(n_radial, cutoff, envelope_power, basis)
         self.spherical_basis = SphericalBasis(n_spherical, n_radial, cutoff, envelope_power, basis)
-        self.embedding = MessageEmbedding(elements, width, n_radial, element_table)
+        self.embedding = MessageEmbedding(elements, width, n_radial, element_table, embedding)
         self.interactions = nn.ModuleList(
             Interaction(width, n_bilinear, n_spherical, n_radial, n_before_skip, n_after_skip, radial_filter)
             for _ in range(n_layers)

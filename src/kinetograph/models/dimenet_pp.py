@@ -25,17 +25,19 @@ output blocks                       ``nn.directional.AtomReadout``, one after th
 α is the angle by which the path k → j → i turns at j, cos α = û_ij · û_jk, as in the authors' program;
 ∠kji is its supplement and gives the same model with the sign of the weights of odd l changed.
 
-Options where the program is not what the papers say or what its authors advise; size and number of the
-weights do not depend on any of them:
+Options where the program is not what the papers say or what its authors advise; the program's forms are the
+default, for the published sizes and figures are those of the program:
 
 ``basis``
-    ``"code"`` (here the default, so that weights of the program keep their meaning) and ``"paper"``,
-    see :class:`RadialBasis` and :class:`SphericalBasis`; in the program a second 1/d enters the
-    spherical basis, which its authors list as a known issue.
+    ``"code"`` and ``"paper"``, see :class:`RadialBasis` and :class:`SphericalBasis`; in the program a
+    second 1/d enters the spherical basis, which its authors list as a known issue.
 ``radial_filter``
     ``"kj"``: e_RBF(d_kj) multiplies m_kj before it is projected down, as in the program. ``"ji"``:
     e_RBF(d_ji) multiplies the sum over k after it is projected up, as the authors advise for the
     distance that the first paper has.
+``embedding``
+    ``"code"`` has bias and activation around the radial basis, which its authors list too; ``"paper"`` a
+    linear map, and ``width`` weights fewer.
 ``angle_grad``
     ours is the true gradient. With ``False`` the angles count as constants when forces are taken, as in
     the program behind the OC20 benchmark: pair forces that sum to zero but belong to no energy. **The
@@ -62,11 +64,13 @@ from kinetograph.graph import GraphRequest
 from kinetograph.kernels import library
 from kinetograph.nn.directional import (
     BASIS_FORMS,
+    EMBEDDING_FORMS,
     RADIAL_FILTERS,
     READOUT_INITS,
     AtomReadout,
     BasisForm,
     DirectionalModel,
+    EmbeddingForm,
     MessageEmbedding,
     MessageForces,
     MessageUpdate,
@@ -205,6 +209,7 @@ class DimeNetPlusPlus(DirectionalModel):
             matrices, which the authors prefer for energies.
         basis: radial and spherical bases as the program or as the paper has them.
         radial_filter: which distance the messages of neighbours are filtered by, d_kj or d_ji.
+        embedding: with the program's bias and activation of the radial basis, or the paper's linear map.
         angle_grad: whether forces are the true gradient; false: angles count as constants.
         element_table: rows of a fixed table of elements (95 in the program); by default a row for each
             of ``elements``.
@@ -230,6 +235,7 @@ class DimeNetPlusPlus(DirectionalModel):
         readout_init: ReadoutInit = "zeros",
         basis: BasisForm = "code",
         radial_filter: RadialFilter = "kj",
+        embedding: EmbeddingForm = "code",
         angle_grad: bool = True,
         element_table: int | None = None,
     ) -> None:
@@ -237,6 +243,7 @@ class DimeNetPlusPlus(DirectionalModel):
         require_offer(DimeNetPlusPlus, forces)
         check_choice("basis", basis, BASIS_FORMS)
         check_choice("radial_filter", radial_filter, RADIAL_FILTERS)
+        check_choice("embedding", embedding, EMBEDDING_FORMS)
         check_choice("readout_init", readout_init, READOUT_INITS)
         self.forces = forces
         self.true_gradient = angle_grad
@@ -248,7 +255,7 @@ class DimeNetPlusPlus(DirectionalModel):
 
         self.radial_basis = RadialBasis(n_radial, cutoff, envelope_power, basis)
         self.spherical_basis = SphericalBasis(n_spherical, n_radial, cutoff, envelope_power, basis)
-        self.embedding = MessageEmbedding(elements, width, n_radial, element_table)
+        self.embedding = MessageEmbedding(elements, width, n_radial, element_table, embedding)
         self.interactions = nn.ModuleList(
             Interaction(
                 width,

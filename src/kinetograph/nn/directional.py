@@ -26,11 +26,13 @@ from kinetograph.nn.spherical import SphericalBesselBasis, zonal_harmonics
 
 BasisForm = Literal["code", "paper"]
 RadialFilter = Literal["kj", "ji"]
+EmbeddingForm = Literal["code", "paper"]
 ReadoutInit = Literal["zeros", "glorot"]
 
 BASIS_FORMS = ("code", "paper")
 RADIAL_FILTERS = ("kj", "ji")
 READOUT_INITS = ("zeros", "glorot")
+EMBEDDING_FORMS = ("code", "paper")
 
 
 def glorot_orthogonal(weight: Tensor) -> None:
@@ -173,17 +175,26 @@ class MessageEmbedding(nn.Module):
     """m_ji = σ(W [h_i; h_j; σ(W′ e(d_ji) + b′)] + b), DimeNet, eq. (9).
 
     W acts on the parts of the concatenation one by one, on those of the atoms before they are
-    copied to the edges. Bias and activation inside the brackets are the program's; the paper has a
-    linear map of the basis there.
+    copied to the edges.
+
+    Args:
+        form: ``"code"``: with bias and activation inside the brackets, as in the program; ``"paper"``: a
+            linear map of the basis there.
     """
 
     def __init__(
-        self, elements: Sequence[int], width: int, n_radial: int, element_table: int | None = None
+        self,
+        elements: Sequence[int],
+        width: int,
+        n_radial: int,
+        element_table: int | None = None,
+        form: EmbeddingForm = "code",
     ) -> None:
         super().__init__()
+        self.activates = form == "code"
         self.elements = ElementEmbedding(elements, width, table=element_table)
         nn.init.uniform_(self.elements.weight, -math.sqrt(3.0), math.sqrt(3.0))
-        self.from_basis = dense(n_radial, width)
+        self.from_basis = dense(n_radial, width, bias=self.activates)
         whole = dense(3 * width, width)
         self.from_center = nn.Linear(width, width, bias=False)
         self.from_neighbor = nn.Linear(width, width, bias=False)
@@ -198,7 +209,8 @@ class MessageEmbedding(nn.Module):
         nodes = self.elements(graph.atomic_numbers)
         center = self.from_center(nodes).index_select(0, graph.center)
         neighbor = self.from_neighbor(nodes).index_select(0, graph.neighbor)
-        edge = self.from_edge(nn.functional.silu(self.from_basis(radial)))
+        basis = self.from_basis(radial)
+        edge = self.from_edge(nn.functional.silu(basis) if self.activates else basis)
         return nn.functional.silu(center + neighbor + edge)
 
 

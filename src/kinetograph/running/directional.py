@@ -154,7 +154,7 @@ class DirectionalInference(ABC):
     def _embedded(self, chain: Chain, radial: int) -> int:
         center, neighbor = (chain.read(self.width, indexed=True, followed=False) for _ in range(2))
         basis, edge = self.embedding.from_basis, self.embedding.from_edge
-        inner = chain.dense(radial, basis.weight, basis.bias, silu=1.0)
+        inner = chain.dense(radial, basis.weight, basis.bias, silu=1.0 if self.embedding.activates else None)
         return chain.dense(inner, edge.weight, edge.bias, plus=chain.add(center, neighbor), silu=1.0)
 
     def _updated(self, chain: Chain, radial: int, number: int) -> int:
