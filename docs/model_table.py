@@ -42,8 +42,9 @@ and the published figures of one. This page is written by `python docs/model_tab
 ## Kinds of forces
 
 *Native*: the paper has it. *Extended*: ours, with what is switched on for it. Choose with
-`model.forces: direct`, `conservative` or `both`. A model with an energy gives a stress for periodic
-structures.
+`model.forces: direct`, `conservative` or `both`. Conservative forces come with their energy and, for periodic
+structures, its stress. There is no stress where the energy stands apart from the forces (`separate_energy`,
+in GemNet-dT and -dQ), nor where they are a part of its gradient only (DimeNet's `angle_grad: false`).
 
 """
 
@@ -64,6 +65,20 @@ an atom crosses the cutoff. Measured in small sizes (width 16, two layers, cutof
 by their sizes alone share a row. A 0 has no ✓ because the model does not promise it for every structure.
 
 """
+
+CHANGED = """
+Options that change it:
+
+"""
+OPTIONS: list[tuple[str, dict[str, object], Head]] = [
+    ("schnet", {"cutoff_function": "none"}, "direct"),
+    ("schnet", {"cutoff_function": "none"}, "conservative"),
+    ("dimenet", {"angle_grad": False}, "conservative"),
+    ("dimenet++", {"angle_grad": False}, "conservative"),
+    ("gemnet-dt", {"forces_coupled": True}, "direct"),
+    ("gemnet-dq", {"forces_coupled": True}, "direct"),
+    ("forcenet", {"max_neighbors": 6}, "direct"),
+]
 
 
 def small(preset: Preset) -> dict[str, object]:
@@ -124,17 +139,40 @@ def forms() -> list[tuple[list[str], Head, LearnedPotential]]:
     return list(made.values())
 
 
-def exact(measure: Callable[[LearnedPotential], dict[str, float]]) -> str:
+Measure = Callable[[LearnedPotential], dict[str, float]]
+
+
+def exact(measure: Measure) -> str:
     """What holds for each form of each model and each of its heads."""
+    rows = [(", ".join(f"`{name}`" for name in names), head, made) for names, head, made in forms()]
+    return _table("presets", rows, measure)
+
+
+def changed(measure: Measure) -> str:
+    """What holds with options that change it."""
+    rows = []
+    for name, options, head in OPTIONS:
+        preset = PRESETS[name]
+        arguments = {**small(preset), **options, "forces": head, "cutoff": 3.6}
+        made = build(preset.architecture, ELEMENTS, arguments).eval()
+        said = ", ".join(
+            f"`{key}: {str(value).lower() if isinstance(value, bool) else value}`"
+            for key, value in options.items()
+        )
+        rows.append((f"`{name}`, {said}", head, made))
+    return _table("preset, option", rows, measure)
+
+
+def _table(title: str, rows: list[tuple[str, Head, LearnedPotential]], measure: Measure) -> str:
     lines = [
-        "| presets | forces | " + " | ".join(PROPERTIES) + " |",
+        f"| {title} | forces | " + " | ".join(PROPERTIES) + " |",
         "|---|---|" + "---|" * len(PROPERTIES),
     ]
-    for names, head, potential in forms():
+    for of, head, potential in rows:
         holds = potential.model.exact[head]
         measured = {} if holds >= set(PROPERTIES) else measure(potential)
         cells = ["✓" if p in holds else _rounded(measured[p]) for p in PROPERTIES]
-        lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {head} | {' | '.join(cells)} |")
+        lines.append(f"| {of} | {head} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -151,7 +189,8 @@ def on_random_weights(potential: LearnedPotential) -> dict[str, float]:
 
 def page() -> str:
     """The whole page."""
-    return f"{INTRODUCTION}{offers()}\n\n{SIZES}{presets()}\n{EXACT}{exact(on_random_weights)}\n"
+    tables = f"{EXACT}{exact(on_random_weights)}\n{CHANGED}{changed(on_random_weights)}\n"
+    return f"{INTRODUCTION}{offers()}\n\n{SIZES}{presets()}\n{tables}"
 
 
 if __name__ == "__main__":
