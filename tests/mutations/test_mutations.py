@@ -66,7 +66,7 @@ def schnet(case: str) -> str:
 
 
 def gnnff(case: str) -> str:
-    return f"models/test_gnnff.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
+    return f"models/test_gnnff.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}-crystal]"
 
 
 def taught(case: str) -> str:
@@ -74,15 +74,17 @@ def taught(case: str) -> str:
 
 
 def gamd(case: str) -> str:
-    return f"models/test_gamd.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
+    return f"models/test_gamd.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}-crystal]"
 
 
 def forcenet(case: str) -> str:
-    return f"models/test_forcenet.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
+    return (
+        f"models/test_forcenet.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}-crystal]"
+    )
 
 
 def gns(case: str) -> str:
-    return f"models/test_gns.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
+    return f"models/test_gns.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}-crystal]"
 
 
 def dimenet(case: str) -> str:
