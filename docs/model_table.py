@@ -67,7 +67,7 @@ by their sizes alone share a row. A 0 has no ✓ because the model does not prom
 """
 
 CHANGED = """
-Options that change it:
+Options by which other things hold:
 
 """
 OPTIONS: list[tuple[str, dict[str, object], Head]] = [

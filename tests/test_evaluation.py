@@ -62,6 +62,6 @@ def test_energies_and_stresses_are_compared_where_the_frames_have_them(
 def test_frames_with_lone_atoms_are_named_where_training_had_none(tmp_path: Path) -> None:
     frames = argon(tmp_path / "a.extxyz", energies=False, stresses=False)
     potential = LennardJones(epsilon=0.0103, sigma=3.4, cutoff=3.0, truncation="shift")
-    potential.domain = TrainingDomain(elements=(18,), density=None, shortest_A={}, has_lone=False)
+    potential.domain = TrainingDomain(elements=(18,), density=None, shortest_A={}, company_A=3.0)
     with pytest.warns(UserWarning, match=r"3 of 3 frames of .*a\.extxyz \(first: 0\) have atoms with"):
         evaluate(potential, frames)

@@ -126,7 +126,7 @@ def test_weights_that_do_not_fit_the_header_are_refused(saved: Path) -> None:
         model_file.load(saved)
     # an embedding of one element more and one layer's width less could have as many: shapes are looked at too
     _rewrite(
-        saved, hyperparameters={**ARGUMENTS, "width": 16}, n_parameters=N_PARAMETERS_AT_16, checksum=None
+        saved, hyperparameters={**ARGUMENTS, "width": 16}, n_parameters=N_PARAMETERS_AT_16, format_version=3
     )
     with pytest.raises(UserError, match="do not fit"):
         model_file.load(saved)
@@ -141,7 +141,7 @@ def test_weights_that_do_not_fit_the_header_are_refused(saved: Path) -> None:
         ({"hyperparameters": [1]}, "damaged"),
         ({"elements": None}, "damaged"),
         ({"additions": ["zbl"]}, "damaged"),
-        ({"additions": {"zbl": None}, "checksum": None}, "not pairs of name and value"),
+        ({"additions": {"zbl": None}, "format_version": 3}, "not pairs of name and value"),
         ({"exact": ["a"]}, "damaged"),
         ({"architecture": ["painn"]}, "damaged"),
         ({"architecture": "pain"}, "unknown architecture 'pain'; did you mean 'painn'"),
@@ -161,7 +161,7 @@ def test_newer_format_and_other_bond_rule_are_refused(saved: Path) -> None:
     _rewrite(saved, format_version=1, bond_rule={"max_separation": 1, "tolerance": 1.3})
     with pytest.raises(UserError, match="bond rule"):
         model_file.load(saved)
-    _rewrite(saved, bond_rule={"max_separation": 2, "tolerance": 1.5})
+    _rewrite(saved, bond_rule={"max_separation": 2, "tolerance": 1.5}, format_version=3)
     assert model_file.load(saved).request.bond_rule == BondRule(max_separation=2, tolerance=1.5)
 
 
@@ -310,13 +310,20 @@ def test_a_header_names_all_hyperparameters_and_others_are_refused(tmp_path: Pat
     assert written["radial"] == "bessel"
     assert written["width"] == 8
     _rewrite(path, hyperparameters={**written, "radial": "gaussian"})
-    with pytest.raises(UserError, match="trained with other hyperparameters"):
+    with pytest.raises(UserError, match="trained with another architecture, hyperparameters"):
         model_file.load(path)
     _rewrite(path, hyperparameters=written, additions={"zbl": {}})
-    with pytest.raises(UserError, match="trained with other hyperparameters or additions"):
+    with pytest.raises(UserError, match=r"trained with another .* or additions"):
         model_file.load(path)
     _rewrite(path, hyperparameters=written, additions={})
     model_file.load(path)
+    domain = model_file.read_header(path).domain
+    _rewrite(path, elements=["H", "S"], domain={**domain, "elements": ["H", "S"]})
+    with pytest.raises(UserError, match=r"trained with another .* elements"):
+        model_file.load(path)
+    _rewrite(path, elements=["H", "O"], domain=domain, checksum=None)
+    with pytest.raises(UserError, match="trained with another"):
+        model_file.load(path)
 
 
 def test_every_architecture_writes_its_hyperparameters_as_it_reads_them(tmp_path: Path) -> None:

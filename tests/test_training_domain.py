@@ -90,19 +90,25 @@ def test_atoms_without_neighbours_are_named_where_training_had_none() -> None:
     pair, apart = molecule("N2"), molecule("N2")
     apart.positions[1, 2] += 9.0
     near, far = System.from_ase(pair), System.from_ase(apart)
-    domain = domain_of(near, graph_of(near))
-    assert not domain.has_lone
+    domain = domain_of(near, graph_of(near), cutoff=4.0)
+    assert domain.company_A == 4.0
     assert domain.outside(near, graph_of(near)) == []
     (sentence,) = domain.outside(far, graph_of(far))
-    assert sentence.startswith("2 atoms have no neighbour within the model's cutoff")
-    both = merge([domain, domain_of(far, graph_of(far))])
-    assert both.has_lone
+    assert sentence == "atoms with no neighbour within 4 Å: 2; in training all had one"
+    further = GraphRequest(cutoff=20.0)  # that of a potential that is added
+    (sentence,) = domain.outside(far, build_graph(far, neighbors_for(far, further), further))
+    assert "within 4 Å: 2" in sentence
+    both = merge([domain, domain_of(far, graph_of(far), cutoff=4.0)])
+    assert both.company_A is None
     assert both.outside(far, graph_of(far)) == []
     assert domain_from_json(domain_to_json(domain)) == domain
+    atom = System.from_ase(molecule("N"))  # by itself, and means to be
+    assert domain.outside(atom, graph_of(atom)) == []
+    assert merge([domain, domain_of(atom, graph_of(atom), cutoff=4.0)]) == domain
 
 
 def test_files_that_do_not_say_whether_a_frame_was_open_are_read() -> None:
     domain = TrainingDomain(elements=(29,), density=(0.08, 0.09), shortest_A={"Cu-Cu": 2.4})
-    new = ("has_open", "has_lone_atoms")
+    new = ("has_open", "company_A")
     old = {name: value for name, value in domain_to_json(domain).items() if name not in new}
     assert domain_from_json(old) == domain

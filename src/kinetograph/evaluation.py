@@ -20,6 +20,7 @@ from kinetograph.data.frames import LabelledFrames
 from kinetograph.ensemble import EnsemblePotential
 from kinetograph.potential import Potential
 from kinetograph.sum_potential import SumPotential
+from kinetograph.training_domain import lone_atoms
 
 ATOMS_PER_BATCH = 2000
 """Keeps the edges of a batch in cache while the overhead of a call is spread over many atoms."""
@@ -111,12 +112,14 @@ def evaluate(
     if potential.domain is not None:
         potential.domain.require_elements(frames.elements, where=frames.source)
     dataset = ForceDataset(frames, potential.request)
-    if potential.domain is not None and not potential.domain.has_lone:
-        lone = [number for number, domain in enumerate(dataset.domains()) if domain.has_lone]
+    if potential.domain is not None and potential.domain.company_A is not None:
+        company = potential.domain.company_A
+        lone = [n for n, of in enumerate(dataset.domains) if of.company_A is None or of.company_A > company]
+        lone = [n for n in lone if bool(lone_atoms(dataset.graph(n), company).any())]
         if lone:
             warnings.warn(
                 f"{len(lone)} of {len(dataset)} frames of {frames.source} (first: {lone[0]}) have atoms with "
-                "no neighbour within the model's cutoff; in training every atom had one",
+                f"no neighbour within {company:g} Å; in training all had one",
                 UserWarning,
                 stacklevel=2,
             )

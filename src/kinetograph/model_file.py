@@ -32,6 +32,8 @@ from kinetograph.training_domain import TrainingDomain, domain_from_json, domain
 
 FORMAT_VERSION = 4
 HEADER_KEY = "kinetograph"
+CHECKED = ("architecture", "hyperparameters", "elements", "bond_rule", "domain", "additions")
+"""Fields of the header that must be those of the training."""
 UNITS = {"length": "Å", "force": "eV/Å", "energy": "eV"}
 
 
@@ -63,7 +65,7 @@ class ModelHeader:
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
     software: dict[str, str] = field(default_factory=dict)
     checksum: str | None = None
-    """SHA-256 of what the weights were trained as: architecture, hyperparameters and additions."""
+    """SHA-256 of what the weights were trained as; see ``CHECKED``. From version 4 on."""
     format_version: int = FORMAT_VERSION
 
 
@@ -102,8 +104,8 @@ def save(
             "torch": torch.__version__,
             "numpy": numpy.__version__,
         },
-        checksum=_checksum(architecture, hyperparameters, additions or {}),
     )
+    header = replace(header, checksum=_checksum(header))
     weights = _together(members).state_dict()
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     text = json.dumps(asdict(header), ensure_ascii=False, allow_nan=False)
@@ -116,8 +118,8 @@ def _together(members: Sequence[LearnedPotential]) -> nn.Module:
     return members[0] if len(members) == 1 else nn.ModuleDict({"members": nn.ModuleList(members)})
 
 
-def _checksum(architecture: str, hyperparameters: dict[str, Any], additions: dict[str, Any]) -> str:
-    text = json.dumps([architecture, hyperparameters, additions], sort_keys=True)
+def _checksum(header: ModelHeader) -> str:
+    text = json.dumps([getattr(header, name) for name in CHECKED], sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 
@@ -295,17 +297,17 @@ def _check_agreement(header: ModelHeader, model: LearnedPotential, path: Path | 
                 where=str(path),
                 mend="The header was changed; take the file as it was written.",
             )
-    trained_as = _checksum(header.architecture, header.hyperparameters, header.additions)
-    if header.checksum is not None and header.checksum != trained_as:
-        raise UserError(
-            "the model was trained with other hyperparameters or additions than the file's header names now",
-            where=str(path),
-            mend="The header was changed; take the file as it was written.",
-        )
     elements = {number_of[element] for element in header.elements}
     if not set(domain_from_json(header.domain).elements) >= elements:
         raise UserError(
             "the model file's header names elements that it was not trained on",
+            where=str(path),
+            mend="The header was changed; take the file as it was written.",
+        )
+    if header.format_version >= 4 and header.checksum != _checksum(header):
+        raise UserError(
+            f"the model was trained with another {', '.join(CHECKED[:-1])} or {CHECKED[-1]} than the file's "
+            "header says now",
             where=str(path),
             mend="The header was changed; take the file as it was written.",
         )

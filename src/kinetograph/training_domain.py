@@ -32,8 +32,9 @@ class TrainingDomain:
     """Shortest distance seen for each pair of elements, such as ``{"H-O": 0.91}``, in Å."""
     has_open: bool = False
     """Whether a frame was not periodic throughout; of no meaning where none was."""
-    has_lone: bool = True
-    """Whether an atom had no neighbour within the model's cutoff; also where that is not known."""
+    company_A: float | None = None
+    """Every atom of a structure of several had a neighbour within so many Å, the model's cutoff; ``None``
+    where one had none, or that is not known."""
 
     def require_elements(self, elements: System | Iterable[int], where: str = "structure") -> None:
         """Raise ``UserError`` if a system, or atomic numbers, hold an element that was not trained on."""
@@ -70,12 +71,12 @@ class TrainingDomain:
                 "the structure is periodic in all directions; the model was trained on none that is, and "
                 "there is no density to compare with"
             )
-        n_lone = int(lone_atoms(graph).sum())
-        if n_lone and not self.has_lone:
-            warnings.append(
-                f"{n_lone} atom{'s have' if n_lone > 1 else ' has'} no neighbour within the model's cutoff; "
-                "in training every atom had one"
-            )
+        if self.company_A is not None:
+            n_lone = int(lone_atoms(graph, self.company_A).sum())
+            if n_lone:
+                warnings.append(
+                    f"atoms with no neighbour within {self.company_A:g} Å: {n_lone}; in training all had one"
+                )
         for pair, distance in shortest_distances(graph).items():
             known = self.shortest_A.get(pair)
             if known is not None and distance < known * (1.0 - DISTANCE_MARGIN):
@@ -109,9 +110,12 @@ def shortest_distances(graph: Graph) -> dict[str, float]:
     }
 
 
-def lone_atoms(graph: Graph) -> Tensor:
-    """(n_atoms,) whether an atom has no neighbour."""
-    return torch.bincount(graph.center, minlength=graph.n_atoms) == 0
+def lone_atoms(graph: Graph, cutoff: float) -> Tensor:
+    """(n_atoms,) which atoms have no neighbour within a cutoff (Å), though they are not by themselves."""
+    near = graph.center[graph.distances < cutoff]
+    n_neighbors = torch.bincount(near, minlength=graph.n_atoms)
+    n_atoms = torch.bincount(graph.system_index)
+    return (n_neighbors == 0) & (n_atoms[graph.system_index] > 1)
 
 
 def pair_name(first: int, second: int) -> str:
@@ -128,23 +132,29 @@ def merge(domains: list[TrainingDomain]) -> TrainingDomain:
         for pair, distance in domain.shortest_A.items():
             shortest[pair] = min(distance, shortest.get(pair, distance))
     densities = [d.density for d in domains if d.density is not None]
+    company = [d.company_A for d in domains]
     return TrainingDomain(
         elements=tuple(sorted({z for d in domains for z in d.elements})),
         density=(min(d[0] for d in densities), max(d[1] for d in densities)) if densities else None,
         shortest_A=dict(sorted(shortest.items())),
         has_open=any(d.has_open for d in domains),
-        has_lone=any(d.has_lone for d in domains),
+        company_A=None if None in company else max(c for c in company if c is not None),
     )
 
 
-def domain_of(system: System, graph: Graph) -> TrainingDomain:
-    """The domain that one batch spans."""
+def domain_of(system: System, graph: Graph, cutoff: float | None = None) -> TrainingDomain:
+    """The domain that one batch spans.
+
+    Args:
+        cutoff: Å, of the model; without it nothing is said of atoms that have no neighbour.
+    """
+    has_company = cutoff is not None and not bool(lone_atoms(graph, cutoff).any())
     return TrainingDomain(
         elements=tuple(sorted(set(system.atomic_numbers.tolist()))),
         density=number_density(system),
         shortest_A=shortest_distances(graph),
         has_open=not bool(system.pbc.all()),
-        has_lone=bool(lone_atoms(graph).any()),
+        company_A=cutoff if has_company else None,
     )
 
 
@@ -155,14 +165,14 @@ def domain_to_json(domain: TrainingDomain) -> dict[str, object]:
         "density_atoms_per_A3": list(domain.density) if domain.density else None,
         "shortest_A": domain.shortest_A,
         "has_open": domain.has_open,
-        "has_lone_atoms": domain.has_lone,
+        "company_A": domain.company_A,
     }
 
 
 def domain_from_json(data: dict[str, object]) -> TrainingDomain:
     """The inverse of :func:`domain_to_json`."""
     density = data["density_atoms_per_A3"]
-    elements, shortest = data["elements"], data["shortest_A"]
+    elements, shortest, company = data["elements"], data["shortest_A"], data.get("company_A")
     assert isinstance(elements, list)
     assert isinstance(shortest, dict)
     return TrainingDomain(
@@ -171,5 +181,5 @@ def domain_from_json(data: dict[str, object]) -> TrainingDomain:
         shortest_A={str(pair): float(value) for pair, value in shortest.items()},
         # Files of earlier versions do not say either.
         has_open=bool(data.get("has_open", density is None)),
-        has_lone=bool(data.get("has_lone_atoms", True)),
+        company_A=float(company) if isinstance(company, int | float) else None,
     )

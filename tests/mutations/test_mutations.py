@@ -66,7 +66,7 @@ def schnet(case: str) -> str:
 
 
 def gnnff(case: str) -> str:
-    return f"models/test_gnnff.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}-crystal]"
+    return f"models/test_gnnff.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
 
 
 def taught(case: str) -> str:
@@ -78,13 +78,11 @@ def gamd(case: str) -> str:
 
 
 def forcenet(case: str) -> str:
-    return (
-        f"models/test_forcenet.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}-crystal]"
-    )
+    return f"models/test_forcenet.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
 
 
 def gns(case: str) -> str:
-    return f"models/test_gns.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}-crystal]"
+    return f"models/test_gns.py::test_forces_equal_a_plain_transcription_of_the_equations[{case}]"
 
 
 def dimenet(case: str) -> str:

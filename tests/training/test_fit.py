@@ -19,16 +19,20 @@ from safetensors.torch import load_file
 
 from kinetograph import model_file
 from kinetograph.config import check_config
-from kinetograph.data.dataset import StepSampler
+from kinetograph.data.dataset import ForceDataset, StepSampler, collate
+from kinetograph.data.frames import read_frames
 from kinetograph.errors import RunFailed, UserError
 from kinetograph.learned_potential import LearnedPotential
+from kinetograph.models import build
 from kinetograph.nn.batch_norm import BatchNorm
 from kinetograph.training import module
 from kinetograph.training.augmentation import random_rotations
 from kinetograph.training.callbacks import RunFolder
 from kinetograph.training.fit import train
 from kinetograph.training.losses import energy_loss, force_loss, net_force_penalty, stress_loss
+from kinetograph.training.module import ForceTraining
 from kinetograph.training.settings import TrainingSettings
+from kinetograph.training.start import fit_statistics
 
 
 def changed(config: dict[str, Any], **training: Any) -> TrainingSettings:
@@ -330,7 +334,7 @@ def test_a_model_can_be_trained_on_with_frames_of_fewer_elements(
 def with_cells(
     argon_config: dict[str, Any], folder: Path, scale: float, only: int | None = None
 ) -> dict[str, Any]:
-    """The configuration with the first atom of every training frame, or of one, far from the rest or near."""
+    """The configuration with every training frame, or one, blown up or shrunk, and the same labels."""
     frames = ase.io.read(argon_config["data"]["train"], ":")
     for number, atoms in enumerate(frames):
         if only in (None, number):
@@ -352,9 +356,9 @@ def test_frames_in_which_no_atom_has_a_neighbour_are_refused(
 
 
 def test_lone_atoms_and_atoms_too_near_are_warned_of(argon_config: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"1 of 8 training frames \(first: 2\) have atoms without"):
+    with pytest.warns(UserWarning, match=r"1 of 8 frames of .* \(first: 2\) have forces on atoms with no"):
         train(changed(with_cells(argon_config, tmp_path, 3.0, only=2)), tmp_path / "far", progress=False)
-    with pytest.warns(UserWarning, match=r"Ar-Ar are 0\.\d+ Å apart in training frame 5"):
+    with pytest.warns(UserWarning, match=r"Ar-Ar are 0\.\d+ Å apart in frame 5 of .*moved"):
         train(changed(with_cells(argon_config, tmp_path, 0.12, only=5)), tmp_path / "near", progress=False)
 
 
@@ -386,6 +390,29 @@ def test_losses_by_hand() -> None:
     assert float(force_loss(predicted, nothing, "mae", weights)) == pytest.approx((1 + 0.05 * 2) / 3 / 1.05)
     index = torch.tensor([0, 0, 1])
     assert float(net_force_penalty(predicted, index, 2)) == pytest.approx(((1.0 + 2.0) / 2 + 7.0) / 2)
+
+
+def test_the_setting_decides_how_energies_count(argon_config: dict[str, Any]) -> None:
+    model = {"preset": "painn-energy", "width": 8, "n_layers": 1}
+    config = changed({**argon_config, "model": {"cutoff_A": 6.0, **model}})
+    frames = read_frames(config.data.train)
+    architecture, hyperparameters = config.model_arguments()
+    potential = build(architecture, frames.elements, hyperparameters)
+    data = ForceDataset(frames, potential.request)
+    fit_statistics(potential, data)
+    batch = collate([data[0], data[1]])
+    prediction = potential(batch.system, batch.neighbors)
+    losses = []
+    for kind, weight in (("mae", 0.0), ("mae", 2.0), ("mse", 2.0)):
+        training = config.resolved().training.model_copy(
+            update={"energy_loss": kind, "energy_weight": weight}
+        )
+        losses.append(ForceTraining(potential, training, rotate=False).loss(prediction, batch).item())
+    assert prediction.energy is not None
+    error = (prediction.energy - batch.energies).detach() / batch.system.atoms_per_system
+    error = error / potential.force_scale
+    assert losses[1] - losses[0] == pytest.approx(2.0 * float(error.abs().mean()), rel=1e-4)
+    assert losses[2] - losses[0] == pytest.approx(2.0 * float(error.square().mean()), rel=1e-4)
 
 
 def test_labels_that_are_not_known_do_not_count() -> None:

@@ -27,11 +27,11 @@ def info(
 
     refuse_existing(json, overwrite=None)
     header = read_header(model)
-    known = resolved(header.architecture, {}) if header.architecture in ARCHITECTURES else {}
+    defaults = resolved(header.architecture, {}) if header.architecture in ARCHITECTURES else {}
     sizes = ", ".join(
         f"{name} {value}"
         for name, value in header.hyperparameters.items()
-        if name != "cutoff" and (name in ALWAYS_SHOWN or name not in known or known[name] != value)
+        if name != "cutoff" and (name in ALWAYS_SHOWN or name not in defaults or defaults[name] != value)
     )
     domain = header.domain
     rule = header.bond_rule

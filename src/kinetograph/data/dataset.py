@@ -13,11 +13,11 @@ from torch.utils.data import Dataset, Sampler
 from kinetograph.bonds import with_bonds
 from kinetograph.data.frames import LabelledFrames
 from kinetograph.errors import UserError
-from kinetograph.graph import GraphRequest, build_graph, neighbors_for
+from kinetograph.graph import Graph, GraphRequest, build_graph, neighbors_for
 from kinetograph.neighbors import NeighborList, join
 from kinetograph.potential import Potential
 from kinetograph.system import System, batch
-from kinetograph.training_domain import TrainingDomain, domain_of, merge
+from kinetograph.training_domain import TrainingDomain, domain_of, lone_atoms, merge
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,19 @@ class ForceDataset(Dataset[Sample]):
         self.request = request
         self.source = frames.source
         self.samples: list[Sample] = []
+        self.domains: list[TrainingDomain] = []
+        """The ranges of each frame."""
         for number, (atoms, forces) in enumerate(zip(frames.atoms, frames.forces, strict=True)):
             try:
                 # Forces do not need velocities, and a file may have them for some frames only.
                 system = replace(with_bonds(System.from_ase(atoms), request.bond_rule), velocities=None)
                 neighbors = NeighborList.build(system, request.reach, bond_rule=request.bond_rule)
-                build_graph(system, neighbors, request.edges_only())  # refuses what has no graph
+                graph = build_graph(system, neighbors, request.edges_only())  # refuses what has no graph
             except UserError as error:
                 raise UserError(
                     error.what, where=f"{frames.source}, frame {number}", mend=error.mend
                 ) from error
+            self.domains.append(domain_of(system, graph, request.cutoff))
             self.samples.append(
                 Sample(
                     system,
@@ -85,14 +88,23 @@ class ForceDataset(Dataset[Sample]):
 
     def domain(self) -> TrainingDomain:
         """The ranges that these frames span."""
-        return merge(self.domains())
+        return merge(self.domains)
 
-    def domains(self) -> list[TrainingDomain]:
-        """Those of each frame."""
-        return [
-            domain_of(s.system, build_graph(s.system, s.neighbors, self.request.edges_only()))
-            for s in self.samples
-        ]
+    def lone_forces(self) -> list[float]:
+        """Of each frame the largest force (eV/Å) on an atom without neighbours; 0 where all have some."""
+        largest = []
+        for number, (sample, domain) in enumerate(zip(self.samples, self.domains, strict=True)):
+            force = 0.0
+            if domain.company_A is None:
+                lone = lone_atoms(self.graph(number), self.request.cutoff)
+                force = float(torch.linalg.norm(sample.forces[lone], dim=1).max())
+            largest.append(force)
+        return largest
+
+    def graph(self, number: int) -> Graph:
+        """The edges of a frame."""
+        sample = self.samples[number]
+        return build_graph(sample.system, sample.neighbors, self.request.edges_only())
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

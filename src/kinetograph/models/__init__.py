@@ -64,8 +64,8 @@ def resolved(architecture: str, hyperparameters: Mapping[str, Any]) -> dict[str,
     return {**options.defaults_of(ARCHITECTURES[architecture]), **hyperparameters}
 
 
-def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str, Any]) -> LearnedPotential:
-    """A fresh model: the architecture with these hyperparameters for these elements.
+def check_hyperparameters(architecture: str, hyperparameters: Mapping[str, Any]) -> None:
+    """Refuse what no model of the architecture can be made of.
 
     Raises:
         UserError: an unknown architecture, a hyperparameter that it does not have or that has an
@@ -86,6 +86,15 @@ def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str,
     if "forces" in hyperparameters:
         require_offer(ARCHITECTURES[architecture], hyperparameters["forces"])
     options.check_values(ARCHITECTURES[architecture], hyperparameters)
+
+
+def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str, Any]) -> LearnedPotential:
+    """A fresh model: the architecture with these hyperparameters for these elements.
+
+    Raises:
+        UserError: as :func:`check_hyperparameters`, or values that do not go together.
+    """
+    check_hyperparameters(architecture, hyperparameters)
     try:
         return LearnedPotential(ARCHITECTURES[architecture](elements, **hyperparameters))
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:

@@ -21,8 +21,8 @@ output blocks t_i                   ``nn.directional.AtomReadout``, one after th
                                     after every interaction, summed in ``DirectionalModel``
 ==================================  ==================================================================
 
-Where the paper and the authors' program differ there is an option; the program's forms are the default, for
-the published sizes and figures are those of the program:
+Where the paper and the authors' program differ there is an option; the program's forms are the default, but
+for the angle, because the published sizes and figures are those of the program:
 
 ``basis``
     ``"code"`` and ``"paper"``, see :class:`RadialBasis` and :class:`SphericalBasis`; in the program a

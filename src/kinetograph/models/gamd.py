@@ -295,6 +295,7 @@ class GAMD(Model):
             raise UserError(
                 f"length_basis: distance is of form: code, not of form: {form}",
                 where=option_key("length_basis"),
+                mend="Leave it out, or set form: code.",
             )
         self.length_basis = length_basis
         rule = BondRule(max_separation=max_bond_separation) if max_bond_separation else None

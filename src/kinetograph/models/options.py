@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from torch import nn
@@ -73,7 +73,7 @@ def _plain(text: str, module: str) -> str:
     return re.sub(r":\w+:`~?([^`]*)`", r"\1", text).rstrip(".")
 
 
-def check_values(architecture: type[Model], hyperparameters: dict[str, Any]) -> None:
+def check_values(architecture: type[Model], hyperparameters: Mapping[str, Any]) -> None:
     """Refuse what is not of an option's kind: counts and sizes are whole and at least one, and so on.
 
     Raises:

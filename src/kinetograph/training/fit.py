@@ -31,7 +31,7 @@ from kinetograph.training.ensemble import gather, member_folder, member_settings
 from kinetograph.training.folder import check_folder, has_begun, prepare_folder, step_of
 from kinetograph.training.module import ForceTraining
 from kinetograph.training.settings import TrainingSettings
-from kinetograph.training.start import domain_to_learn, fit_statistics, initial_model, start_from
+from kinetograph.training.start import check_surroundings, fit_statistics, initial_model, start_from
 from kinetograph.training_domain import merge
 
 
@@ -190,9 +190,11 @@ class _Training:
         valid_data = ForceDataset(
             frames.valid, SumPotential(model, *additions).request if additions else model.request
         )
-        domain = domain_to_learn(model, data)
+        domain = data.domain()
         for addition in additions:
             data = less(data, addition)
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            check_surroundings(data)
         if start is None:
             fit_statistics(model, data)
         else:
@@ -306,10 +308,7 @@ def _check_stress(config: TrainingSettings, model: LearnedPotential, frames: Lab
         raise UserError(
             "the model gives no stress, so training.stress_weight cannot count",
             where="training.stress_weight",
-            mend="Set it to 0, or model.forces to conservative."
-            if "conservative" not in model.model.heads
-            else "Set it to 0, or leave out the option by which forces are not the whole gradient of the "
-            f"energy ({', '.join(config.model.options)}).",
+            mend=_mend_of_stress(model),
         )
     if not np.isfinite(frames.stresses).any():
         raise UserError(
@@ -317,6 +316,14 @@ def _check_stress(config: TrainingSettings, model: LearnedPotential, frames: Lab
             where=frames.source,
             mend="Set it to 0, or give the frames stresses.",
         )
+
+
+def _mend_of_stress(model: LearnedPotential) -> str:
+    if "conservative" in model.model.heads:
+        return "Set it to 0, or leave out the option that takes a part of the energy's gradient: angle_grad."
+    if model.model.OFFERS["conservative"].offering == "not offered":
+        return "Set it to 0, or take another model; `kinetograph models` shows which has conservative forces."
+    return "Set it to 0, or model.forces to conservative."
 
 
 def _fingerprint(frames: LabelledFrames) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class OptimizerSettings(_Section):
     energy_weight: float = Field(
         0.1,
         ge=0.0,
-        description="weight of |ΔE| per atom, in units of force scale × 1 Å, where both are known",
+        description="weight of |ΔE| per atom in units of force scale × 1 Å, or of its square (energy_loss)",
     )
     energy_loss: EnergyLoss = Field(
         "mae", description="mae of energies per atom, or mse, by which rare structures far off count more"

@@ -17,50 +17,47 @@ from kinetograph.data.frames import LabelledFrames, force_std
 from kinetograph.errors import UserError
 from kinetograph.graph import Graph, build_graph
 from kinetograph.learned_potential import LearnedPotential
-from kinetograph.models import resolved
+from kinetograph.models import check_hyperparameters, resolved
 from kinetograph.training.settings import TrainingSettings
-from kinetograph.training_domain import TrainingDomain, merge
 
 SHORTEST_BOND_A = 0.5
-"""No two atoms come so near, not even those of H2 (0.74 Å)."""
+"""No bond is so short, not even that of H2 (0.74 Å)."""
+NO_FORCE_EV_PER_A = 0.01
+"""What an atom without neighbours may feel and still be one that is alone."""
 
 
-def domain_to_learn(model: LearnedPotential, data: ForceDataset) -> TrainingDomain:
-    """The ranges of the training frames, and a warning of what a model cannot learn from them.
+def check_surroundings(data: ForceDataset) -> None:
+    """Warn of frames from which a model cannot learn, for want of neighbours or by a slip in the positions.
+
+    Args:
+        data: the labels that are to be learned, without what is added to the model.
 
     Raises:
-        UserError: no atom has a neighbour, and the model has something to learn.
+        UserError: no atom of any frame has a neighbour.
     """
-    domains = data.domains()
-    domain = merge(domains)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        return domain
-    cutoff = f"{data.request.cutoff:g} Å"
-    # A frame of one atom says what the atom costs, and means to.
-    several = [sample.system.n_atoms > 1 for sample in data.samples]
-    lone = [n for n, (of, more) in enumerate(zip(domains, several, strict=True)) if of.has_lone and more]
+    domain, cutoff = data.domain(), f"{data.request.cutoff:g} Å"
     if not domain.shortest_A:
         raise UserError(
             f"no atom of any training frame has a neighbour within {cutoff}",
             where=data.source,
-            mend="Set model.cutoff_A to some 5 Å, or see whether positions are in Å.",
+            mend="Give a larger model.cutoff_A, or frames of several atoms; positions must be in Å.",
         )
+    lone = [number for number, force in enumerate(data.lone_forces()) if force > NO_FORCE_EV_PER_A]
     if lone:
         warnings.warn(
-            f"{len(lone)} of {len(data)} training frames (first: {lone[0]}) have atoms without a neighbour "
-            f"within {cutoff}; what the reference says of their forces cannot be learned",
+            f"{len(lone)} of {len(data)} frames of {data.source} (first: {lone[0]}) have forces on atoms "
+            f"with no neighbour within {cutoff}: they cannot be learned with this model.cutoff_A",
             UserWarning,
             stacklevel=2,
         )
     pair, distance = min(domain.shortest_A.items(), key=lambda item: item[1])
     if distance < SHORTEST_BOND_A:
-        first = next(n for n, of in enumerate(domains) if of.shortest_A.get(pair) == distance)
+        first = next(n for n, of in enumerate(data.domains) if of.shortest_A.get(pair) == distance)
         warnings.warn(
-            f"atoms {pair} are {distance:.2g} Å apart in training frame {first}; no bond is so short",
+            f"atoms {pair} are {distance:.2g} Å apart in frame {first} of {data.source}; no bond is so short",
             UserWarning,
             stacklevel=2,
         )
-    return domain
 
 
 def fit_statistics(model: LearnedPotential, data: ForceDataset) -> None:
@@ -152,6 +149,7 @@ def initial_model(
             where=str(path),
             mend="Give a preset of the same architecture.",
         )
+    check_hyperparameters(architecture, hyperparameters)
     old, new = make(header.hyperparameters), make(hyperparameters)
     others = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if others:
