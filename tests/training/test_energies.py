@@ -263,8 +263,34 @@ def test_a_weight_on_stresses_says_that_fixed_angles_give_none(
     model = {"preset": "dimenet", "width": 8, "n_layers": 1, "options": {"angle_grad": False}}
     changed = {**argon_config, "model": {"cutoff_A": 5.0, **model}}
     changed["training"] = {**argon_config["training"], "stress_weight": 1.0}
-    with pytest.raises(UserError, match=r"gives no stress.*leave out the option .*\(angle_grad\)"):
+    with pytest.raises(UserError, match=r"gives no stress.*leave out the option .*: angle_grad"):
         train(check_config(changed, "test"), tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("kind", ["mae", "mse"])
+def test_the_best_model_is_best_in_what_it_was_trained_for(
+    argon_config: dict[str, Any], tmp_path: Path, kind: str
+) -> None:
+    """Steps so large that errors of forces and energies rise and fall apart."""
+    config = painn(
+        argon_config,
+        "conservative",
+        energy_loss=kind,
+        energy_weight=500.0,
+        learning_rate=0.1,
+        max_steps=24,
+        validate_every=2,
+    )
+    result = train(config, tmp_path / "run", progress=False)
+    table = rows(tmp_path / "run")
+    loss = {int(row["step"]): float(row["valid_loss_eV_per_A"]) for row in table}
+    forces = {int(row["step"]): float(row["valid_force_mae_eV_per_A"]) for row in table}
+    energies = {int(row["step"]): float(row["valid_energy_mae_eV_per_atom"]) for row in table}
+    assert result.best_step == min(loss, key=lambda step: loss[step])
+    assert result.best_step != min(forces, key=lambda step: forces[step])
+    assert result.valid_force_mae_eV_per_A == forces[result.best_step]
+    if kind == "mae":
+        assert loss == pytest.approx({step: forces[step] + 500.0 * energies[step] for step in loss})
 
 
 def test_energies_of_elements_follow_the_frames_that_a_model_is_trained_on_with(

@@ -26,19 +26,22 @@ from kinetograph.learned_potential import LearnedPotential
 from kinetograph.potential import Potential
 from kinetograph.sum_potential import SumPotential
 from kinetograph.training.module import ForceTraining
+from kinetograph.training.settings import OptimizerSettings
 
-MONITOR = "valid_force_mae_eV_per_A"
+FORCES = "valid_force_mae_eV_per_A"
 ENERGY = "valid_energy_mae_eV_per_atom"
 DIRECT = "valid_direct_force_mae_eV_per_A"
+LOSS = "valid_loss_eV_per_A"
 COLUMNS = (
     "step",
     "wall_s",
     "learning_rate",
     "train_loss",
-    MONITOR,
+    FORCES,
     "valid_relative_error",
     ENERGY,
     DIRECT,
+    LOSS,
 )
 """Of ``metrics.csv``. Cells are empty where a model gives no energy, or has one kind of forces only."""
 
@@ -48,7 +51,8 @@ Row = dict[str, float]
 class RunFolder(Callback):
     """Validates at every multiple of ``validate_every`` and at the end, and writes what a run leaves.
 
-    After each validation: ``last.ckpt``, a row of ``metrics.csv``, and ``best.kg`` if it is the best.
+    After each validation: ``last.ckpt``, a row of ``metrics.csv``, and ``best.kg`` if it is the best: if
+    the mean absolute error of forces, and that of energies as they count in training, is the least so far.
     Each file is replaced in one atomic step, so that a run killed at any moment leaves files that
     open. SIGINT (Ctrl-C) and SIGTERM stop after a whole step, with a checkpoint there.
 
@@ -57,7 +61,7 @@ class RunFolder(Callback):
         save_model: writes a model file; given the path, the model, and the metrics of the moment.
         additions: potentials that are added to the model, so that errors are those of the whole.
         data: fingerprints of the frames; a run goes on with the same frames only.
-        patience: stop after so many validations without a better one; ``None``: never.
+        config: how much energies count beside forces, and the patience.
     """
 
     def __init__(
@@ -68,16 +72,16 @@ class RunFolder(Callback):
         *,
         data: dict[str, str],
         additions: Sequence[Potential] = (),
-        patience: int | None = None,
+        config: OptimizerSettings,
     ) -> None:
         self.folder = folder
         self.valid = valid
         self.save_model = save_model
         self.data = data
         self.additions = additions
-        self.patience = patience
+        self.config = config
         self.best = math.inf
-        self.best_step = 0
+        self.best_row: Row = {"step": 0.0, FORCES: math.inf}
         self.wall_before = 0.0
         self.rows: list[Row] = []
         self.stop_signal: int | None = None
@@ -88,7 +92,7 @@ class RunFolder(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "best": self.best,
-            "best_step": self.best_step,
+            "best_row": self.best_row,
             "rows": self.rows,
             "wall_s": self.wall_s,
             "losses": self._losses,
@@ -102,7 +106,7 @@ class RunFolder(Callback):
                 where=str(self.folder),
                 mend="Resume with the same files, or start a new run with training.initial_model.",
             )
-        self.best, self.best_step = state["best"], state["best_step"]
+        self.best, self.best_row = state["best"], state["best_row"]
         self.rows, self.wall_before = list(state["rows"]), state["wall_s"]
         self._losses = list(state["losses"])
 
@@ -135,8 +139,18 @@ class RunFolder(Callback):
 
     @property
     def _patience_is_used_up(self) -> bool:
+        patience = self.config.early_stop_patience
         since_best = sum(row["step"] > self.best_step for row in self.rows)
-        return self.patience is not None and since_best >= self.patience
+        return patience is not None and since_best >= patience
+
+    @property
+    def best_step(self) -> int:
+        return int(self.best_row["step"])
+
+    @property
+    def best_force_mae(self) -> float:
+        """eV/Å, of ``best.kg``."""
+        return self.best_row[FORCES]
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, *args: Any
@@ -171,8 +185,8 @@ class RunFolder(Callback):
         self.rows.append(row)
         for logger in trainer.loggers:
             logger.log_metrics({name: value for name, value in row.items() if name != "step"}, step=step)
-        if row[MONITOR] < self.best:
-            self.best, self.best_step = row[MONITOR], step
+        if row[LOSS] < self.best:
+            self.best, self.best_row = row[LOSS], row
             known = {name: value for name, value in row.items() if math.isfinite(value)}
             self.save_model(self.folder / "best.kg", pl_module.best_weights, known)
         if self._patience_is_used_up:
@@ -191,7 +205,7 @@ class RunFolder(Callback):
             **self.validate(model),
         }
         self.rows.append(row)
-        self.best = row[MONITOR]
+        self.best, self.best_row = row[LOSS], row
         self.save_model(self.folder / "best.kg", model, {k: v for k, v in row.items() if math.isfinite(v)})
         self._write_metrics()
 
@@ -202,9 +216,16 @@ class RunFolder(Callback):
             device = next((p.device for p in model.parameters()), torch.device("cpu"))
             whole = SumPotential(model, *self.additions).to(device)
         errors = errors_on(whole, self.valid)
-        row = {MONITOR: errors.forces.mae, "valid_relative_error": errors.forces.relative_error}
+        row = {FORCES: errors.forces.mae, "valid_relative_error": errors.forces.relative_error}
+        row[LOSS] = errors.forces.mae
         if errors.energies is not None:
             row[ENERGY] = errors.energies.mae_per_atom
+            # As they count in training, one eV/atom as one eV/Å.
+            if self.config.energy_loss == "mae":
+                counted = errors.energies.mae_per_atom
+            else:
+                counted = errors.energies.rmse_per_atom**2 / float(model.force_scale)
+            row[LOSS] += self.config.energy_weight * counted
         if len(model.model.heads) > 1:
             answers = model.answers
             model.use_forces("direct")
@@ -288,7 +309,7 @@ class ProgressBar(Callback):
         if not self.run.rows or self.run.rows[-1]["step"] != step or step == self._start_step:
             return
         row = self.run.rows[-1]
-        mae, relative = row[MONITOR], row["valid_relative_error"]
+        mae, relative = row[FORCES], row["valid_relative_error"]
         self._valid = f", valid MAE {1000.0 * mae:.4g} meV/Å ({100.0 * relative:.2f} %)"
         if ENERGY in row:
             self._valid += f", {1000.0 * row[ENERGY]:.3g} meV/atom"

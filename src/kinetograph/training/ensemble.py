@@ -13,7 +13,7 @@ from kinetograph.data.frames import LabelledFrames
 from kinetograph.ensemble import EnsemblePotential
 from kinetograph.errors import UserError
 from kinetograph.evaluation import errors_on
-from kinetograph.training.callbacks import ENERGY, MONITOR
+from kinetograph.training.callbacks import ENERGY, FORCES
 from kinetograph.training.settings import TrainingSettings
 from kinetograph.training_domain import merge
 
@@ -57,7 +57,7 @@ def gather(folder: Path, config: TrainingSettings, valid: LabelledFrames) -> flo
     metrics = {
         "step": max(metrics["step"] for metrics in of_members),
         "wall_s": sum(metrics["wall_s"] for metrics in of_members),
-        MONITOR: errors.forces.mae,
+        FORCES: errors.forces.mae,
         "valid_relative_error": errors.forces.relative_error,
     }
     if errors.energies is not None:

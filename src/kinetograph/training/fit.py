@@ -226,7 +226,7 @@ class _Training:
             save_model,
             data={"train": frames.train.sha256, "valid": frames.valid.sha256},
             additions=additions,
-            patience=config.training.early_stop_patience,
+            config=config.training,
         )
 
     def run(self, *, resume: bool, progress: bool, name: str = "training") -> TrainResult:
@@ -240,7 +240,7 @@ class _Training:
         write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             outputs.finish_untrained(self.model)  # a baseline: its statistics are all it learns
-            return TrainResult(self.folder / "best.kg", 0, outputs.best, 0, outputs.wall_s)
+            return TrainResult(self.folder / "best.kg", 0, outputs.best_force_mae, 0, outputs.wall_s)
         rotate = options.rotate
         if rotate is None:
             rotate = any("rotation" not in properties for properties in self.model.model.exact.values())
@@ -282,7 +282,7 @@ class _Training:
         return TrainResult(
             model=self.folder / "best.kg",
             best_step=outputs.best_step,
-            valid_force_mae_eV_per_A=outputs.best,
+            valid_force_mae_eV_per_A=outputs.best_force_mae,
             steps=trainer.global_step,
             wall_s=outputs.wall_s,
         )
