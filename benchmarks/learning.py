@@ -525,7 +525,7 @@ def table() -> str:
 def long_table() -> str:
     """Every round of each cell, with GAP's and MTP's published errors, as Markdown."""
     lines = [
-        "| data | model | parameters | minutes | test | forces, meV/Å | energy, meV/atom | GAP, MTP |",
+        "| data | model | minutes | energies by | test | forces, meV/Å | energy, meV/atom | GAP, MTP |",
         "|---|---|---|---|---|---|---|---|",
     ]
     records = sorted(load(LONG_RESULTS), key=lambda record: record["minutes"])
@@ -540,10 +540,18 @@ def long_table() -> str:
                     energy = t["energy_mae_meV_per_atom"]
                     energy = "" if energy is None else f"{energy:.2f}"
                     lines.append(
-                        f"| {name} | {row} | {r['n_parameters']:,} | {r['minutes']:g} | {test} "
+                        f"| {name} | {row} | {r['minutes']:g} | {_energies_by(r['training'])} | {test} "
                         f"| {t['force_mae_meV_per_A']:.1f} | {energy} | {others} |"
                     )
     return "\n".join(lines)
+
+
+def _energies_by(training: dict[str, Any]) -> str:
+    """How much they counted in a round, and in which form."""
+    if "energy_weight" not in training:
+        return ""
+    form = "ΔE²" if training.get("energy_loss") == "mse" else "\\|ΔE\\|"
+    return f"{training['energy_weight']:g} × {form}"
 
 
 def cells(rows: dict[str, Row], data: dict[str, DataSet], chosen: str) -> list[tuple[str, str]]:
