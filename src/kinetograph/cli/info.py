@@ -77,7 +77,7 @@ def info(
         )
     if "preset" in training:
         settings = training.get("settings", {})
-        asked = ("batch_size", "learning_rate", "energy_weight", "seed")
+        asked = ("batch_size", "learning_rate", "energy_weight", "energy_loss", "seed")
         said = [
             f"{name.replace('_', ' ')} {settings[name]}" for name in asked if settings.get(name) is not None
         ]
