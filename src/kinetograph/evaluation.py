@@ -114,8 +114,12 @@ def evaluate(
     dataset = ForceDataset(frames, potential.request)
     if potential.domain is not None and potential.domain.company_A is not None:
         company = potential.domain.company_A
-        lone = [n for n, of in enumerate(dataset.domains) if of.company_A is None or of.company_A > company]
-        lone = [n for n in lone if bool(lone_atoms(dataset.graph(n), company).any())]
+        # The cutoff here may be that of what is added to the model, and larger.
+        lone = [
+            number
+            for number, of in enumerate(dataset.domains)
+            if of.company_A != company and bool(lone_atoms(dataset.graph(number), company).any())
+        ]
         if lone:
             warnings.warn(
                 f"{len(lone)} of {len(dataset)} frames of {frames.source} (first: {lone[0]}) have atoms with "

@@ -16,14 +16,6 @@ import ase
 import numpy as np
 import torch
 from ase.build import molecule
-from torch.utils.data import dataloader
-
-# A type variable that SchNetPack 2.1.1 imports under the name it had before torch 2.13.
-dataloader.T_co = getattr(dataloader, "T_co", Any)  # type: ignore[attr-defined]
-import schnetpack as spk  # noqa: E402
-from schnetpack import properties  # noqa: E402
-from schnetpack.interfaces import AtomsConverter  # noqa: E402
-from schnetpack.transform import ASENeighborList  # noqa: E402
 
 WIDTH, N_LAYERS, N_RADIAL, CUTOFF = 8, 2, 6, 4.0
 
@@ -40,6 +32,15 @@ def structures() -> dict[str, ase.Atoms]:
 
 
 def main() -> None:
+    from torch.utils.data import dataloader
+
+    # A type variable that SchNetPack 2.1.1 imports under the name it had before torch 2.13.
+    dataloader.T_co = getattr(dataloader, "T_co", Any)
+    import schnetpack as spk
+    from schnetpack import properties
+    from schnetpack.interfaces import AtomsConverter
+    from schnetpack.transform import ASENeighborList
+
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(7)
     representation = spk.representation.PaiNN(
