@@ -7,16 +7,16 @@ smaller width and by an element-wise product in place of the bilinear layer, whi
 in a larger one.
 
 ==================================  ==================================================================
-paper                               here
+paper (equations of the first)      here
 ==================================  ==================================================================
 m_ji, from j to i                   ``messages[e]``, ``graph.center[e]`` = i, ``graph.neighbor[e]`` = j
 k → j → i, k ∈ N_j without i        ``graph.triplets``: ``first`` is the edge ji, ``second`` the edge kj;
                                     another image of i is not i
-e_RBF(d)                            ``nn.directional.RadialBasis``
-a_SBF(d_kj, α)                      ``nn.directional.SphericalBasis`` for every edge times
+e_RBF(d), eq. (7), u(d), eq. (8)    ``nn.directional.RadialBasis``
+a_SBF(d_kj, α), eq. (6)             ``nn.directional.SphericalBasis`` for every edge times
                                     ``zonal_harmonics`` of cos α for every triplet
-embedding block                     ``nn.directional.MessageEmbedding``
-interaction block                   ``Interaction``; ``down`` and ``up`` go to the width of triplets
+embedding block, eq. (9)            ``nn.directional.MessageEmbedding``
+interaction block, fig. 1           ``Interaction``; ``down`` and ``up`` go to the width of triplets
                                     and back, every basis has a hidden size (``basis_width``)
 output blocks                       ``nn.directional.AtomReadout``, one after the embedding and one
                                     after every interaction, summed in ``DirectionalModel``

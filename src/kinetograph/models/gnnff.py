@@ -11,10 +11,13 @@ N_i, the nearest neighbours of i      the edges with centre i
 h_i, node state                       ``nodes`` (n_atoms, width), first ``GNNFF.node_embedding``
 h_(i,j), edge state                   ``edges`` (n_edges, edge_width) in the slot with centre i and
                                       neighbour j, first ``GNNFF.basis`` of the distance
+update of h_i, eq. (3)                ``NodeBlock``
 c¹, W₁, W₂                            ``NodeBlock.pair``: gate and core stacked in one matrix
+update of h_(i,j), eq. (5)            ``EdgeBlock``; eq. (4) names the states of nodes that it reads
 c², W₃, W₄                            ``EdgeBlock.two_body``
 c³, W₅, W₆                            ``EdgeBlock.three_body``: i → j → k, a pair of edges (ij, jk)
 n_ij = f_f(h_(i,j))                   ``GNNFF.force_head``
+F = Σ n u, eq. (8)                    ``GNNFF.forward``
 ====================================  ============================================================
 
 A neighbour of an atom need not have that atom among its own neighbours, and the paper writes its sums now
@@ -30,7 +33,7 @@ Three forms, as presets:
     as the paper writes it: the nearest neighbours, no normalisation. What it leaves open is ours: its sizes,
     the 12 neighbours (12 and those tied with the last; fewer where the cutoff holds fewer), a table of one
     vector per element for f_a (a network of a one-hot vector is a table), one hidden layer in f_f. The text
-    writes c² and c³ with the old states of the nodes, eq. 4 with the new ones, which is the default here.
+    writes c² and c³ with the old states of the nodes, eq. (4) with the new ones, which is the default here.
 ``gnnff-code`` and ``gnnff-pyg``
     as two public programs compute it: github.com/ken2403/gnnff, and PyTorch Geometric, whose
     ``GNNFF(128, 50, 3)`` has these 376,111 parameters. Both read every neighbour within the cutoff and

@@ -12,11 +12,13 @@ v_i, vector features                ``vectors`` (n_atoms, 3, width), first zero
 r_ij, from i to j                   ``graph.edge_vectors``, as a unit vector ``units``
 sin(n π d/c) / d                    ``SineBasis``
 f_cut(d), cosine                    ``nn.radial.cosine_cutoff``
+Δs_i, Δv_i of messages, (7), (8)    ``Message``
 𝒲, filters of three kinds           ``Message.filter``, 3 ``width`` rows: for s, from s to v, for v
 φ, atom-wise network                ``Message.phi``, 3 ``width`` outputs in the same order
+Δs_i, Δv_i of updates, (9), (10)    ``Update``
 U, V                                ``Update.mix``, in this order
 a_ss, a_sv, a_vv                    ``Update.gates``, in this order
-gated equivariant block             ``GatedBlock``
+gated equivariant block, fig. 3     ``GatedBlock``
 ==================================  ==============================================================
 
 The paper's form is 128 features, three layers, 20 radial functions, a cosine cutoff. Where the paper is
@@ -139,7 +141,11 @@ class SineBasis(nn.Module):
 
 
 class Message(nn.Module):
-    """What its neighbours add to the scalars and vectors of an atom."""
+    """What its neighbours add to the scalars and vectors of an atom.
+
+    Δs_i = Σ_j φ_s(s_j) ∘ 𝒲_s(d_ij), eq. (7), and
+    Δv_i = Σ_j v_j ∘ φ_vv(s_j) ∘ 𝒲_vv(d_ij) + Σ_j φ_vs(s_j) ∘ 𝒲_vs(d_ij) r̂_ij, eq. (8).
+    """
 
     def __init__(self, width: int, n_radial: int, n_edge_types: int) -> None:
         super().__init__()
@@ -190,7 +196,11 @@ class Message(nn.Module):
 
 
 class Update(nn.Module):
-    """What the scalars and vectors of an atom do to each other."""
+    """What the scalars and vectors of an atom do to each other.
+
+    Δs_i = a_ss + a_sv ⟨U v_i, V v_i⟩, eq. (9), and Δv_i = a_vv U v_i, eq. (10); the networks a see s_i and
+    ‖V v_i‖.
+    """
 
     def __init__(self, width: int, norm_epsilon: float) -> None:
         super().__init__()

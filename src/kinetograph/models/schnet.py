@@ -8,12 +8,12 @@ its gradient.
 ==================================  ==============================================================
 paper                               here
 ==================================  ==============================================================
-x_i, atom features                  ``nodes`` (n_atoms, width), first ``SchNet.embedding``
+x_i, atom features, eq. (3)         ``nodes`` (n_atoms, width), first ``SchNet.embedding``
 e_k(d) = exp(−γ (d − μ_k)²)         ``SchNet.basis``, γ = 1/(2 Δμ²), centres from 0 to the cutoff
 ssp(x) = ln(½ eˣ + ½)               ``ShiftedSoftplus``
 W(d), filter-generating network     ``Interaction.filter``: linear, ssp, linear
 atom-wise layer before the sum      ``Interaction.to_filters``, without bias
-cfconv, Σ_j x_j ∘ W(d_ij)           ``Interaction``: an index sum over centres
+cfconv, Σ_j x_j ∘ W(d_ij), eq. (2)  ``Interaction``: an index sum over centres
 atom-wise, ssp, atom-wise           ``Interaction.after``
 atom-wise, ssp, atom-wise, sum      ``SchNet.energy_head``, whose hidden layer is half as wide
 ==================================  ==============================================================
