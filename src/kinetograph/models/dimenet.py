@@ -85,8 +85,8 @@ from kinetograph.nn.model import (
     GpuForm,
     InferenceForm,
     Preset,
-    Published,
     check_choice,
+    md17,
     require_offer,
 )
 from kinetograph.nn.segments import sum_to
@@ -95,8 +95,6 @@ from kinetograph.running.dimenet import DimeNetInference
 Angle = Literal["corrected", "original"]
 ANGLES = ("corrected", "original")
 
-_PAPER = "DimeNet, ICLR 2020, arXiv:2003.03123"
-
 PRESETS = {
     "dimenet": Preset(
         "dimenet",
@@ -104,9 +102,18 @@ PRESETS = {
         {"width": 128, "n_layers": 6, "n_bilinear": 8, "element_table": 95},
         forces="conservative",
         learning_rate=1e-3,
-        published=tuple(
-            Published(f"MD17 {molecule}, 1,000 frames, force MAE", error, "meV/Å", _PAPER)
-            for molecule, error in (("aspirin", 21.6), ("benzene (2017)", 8.1), ("naphthalene", 9.3))
+        published=md17(
+            "DimeNet, ICLR 2020, arXiv:2003.03123",
+            {
+                "aspirin": 21.6,
+                "benzene (2017)": 8.1,
+                "ethanol": 10.0,
+                "malonaldehyde": 16.6,
+                "naphthalene": 9.3,
+                "salicylic acid": 16.2,
+                "toluene": 9.4,
+                "uracil": 13.1,
+            },
         ),
     ),
 }

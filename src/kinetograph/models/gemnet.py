@@ -106,6 +106,7 @@ from kinetograph.nn.model import (
     Outputs,
     Preset,
     Published,
+    md17,
     option_key,
     require_offer,
 )
@@ -138,18 +139,7 @@ _QM7_X = Published(
 )
 
 
-def _md17(**errors: float) -> tuple[Published, ...]:
-    return tuple(
-        Published(
-            f"MD17 {molecule}, 1,000 frames, force MAE",
-            error,
-            "meV/Å",
-            "GemNet, NeurIPS 2021, arXiv:2106.08903",
-        )
-        for molecule, error in errors.items()
-    )
-
-
+_PAPER = "GemNet, NeurIPS 2021, arXiv:2106.08903"
 _OC20 = tuple(
     Published(
         f"OC20 S2F val ID, force MAE, of a network of 512 features trained on {frames}",
@@ -162,10 +152,12 @@ _OC20 = tuple(
 
 PRESETS = {
     "gemnet-t": _preset(
-        "conservative", quadruplets=False, published=_md17(aspirin=9.5, benzene=6.3, naphthalene=2.4)
+        "conservative",
+        quadruplets=False,
+        published=md17(_PAPER, {"aspirin": 9.5, "benzene": 6.3, "naphthalene": 2.4}),
     ),
     "gemnet-q": _preset(
-        "conservative", quadruplets=True, published=(*_md17(aspirin=9.4, benzene=6.3), _QM7_X)
+        "conservative", quadruplets=True, published=(*md17(_PAPER, {"aspirin": 9.4, "benzene": 6.3}), _QM7_X)
     ),
     "gemnet-dt": _preset("direct", quadruplets=False, published=_OC20),
     "gemnet-dq": _preset("direct", quadruplets=True),

@@ -71,6 +71,7 @@ from kinetograph.nn.model import (
     Outputs,
     Preset,
     check_choice,
+    md17,
     option_key,
     require_offer,
 )
@@ -112,6 +113,18 @@ PRESETS = {
         _PAPER_SIZE,
         forces="conservative",
         learning_rate=1e-3,
+        published=md17(
+            "PaiNN, ICML 2021, as quoted in the open review of NeurIPS 2023, submission 11322",
+            {
+                "aspirin": 16.1,
+                "ethanol": 10.0,
+                "malonaldehyde": 13.8,
+                "naphthalene": 3.6,
+                "salicylic acid": 9.1,
+                "toluene": 4.4,
+                "uracil": 6.1,
+            },
+        ),
     ),
     "painn-both": Preset(
         "painn",
