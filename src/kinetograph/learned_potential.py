@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from kinetograph.potential import (
 )
 from kinetograph.space import SpaceOrder
 from kinetograph.system import System
+from kinetograph.training_domain import require_elements
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -58,9 +59,12 @@ class LearnedPotential(Potential):
     force_scale: Tensor
     reference_energies: Tensor
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, elements: Sequence[int] = ()) -> None:
         super().__init__()
         self.model = model
+        self.elements = tuple(elements)
+        """That a system may hold; empty: whoever calls sees to it."""
+        self._seen: Tensor | None = None
         self.request = model.request
         self.register_buffer("force_scale", torch.tensor(1.0))
         if "conservative" in model.heads or model.separate_energy:
@@ -140,6 +144,12 @@ class LearnedPotential(Potential):
         self.forget_inference_form()
 
     def forward(self, system: System, neighbors: NeighborList) -> Prediction:
+        """Energies and forces of the systems.
+
+        Raises:
+            UserError: they hold an element that the model was not made for.
+        """
+        self._require_elements(system.atomic_numbers)
         heads = self.model.heads if self.training else self._heads
         fast = self._fast_prediction(system, neighbors, heads)
         if fast is not None:
@@ -167,6 +177,14 @@ class LearnedPotential(Potential):
                 direct_forces=None if direct is None else direct.to(system.dtype),
                 true_gradient=self.model.true_gradient,
             )
+
+    def _require_elements(self, numbers: Tensor) -> None:
+        # A model reads whatever row of its tables an element that it has none for happens to point at. The
+        # tensor is the same from step to step, and frames of a training were asked when they were read.
+        if numbers is self._seen or self.training or not self.elements:
+            return
+        require_elements(self.elements, torch.unique(numbers).tolist(), "structure")
+        self._seen = numbers
 
     def _direct_outputs(self, system: System, neighbors: NeighborList) -> tuple[Tensor, Tensor | None]:
         """Forces in eV/Å, and energies in the model's unit where there are separate ones."""

@@ -20,6 +20,24 @@ DISTANCE_MARGIN = 0.03
 """Relative margin below the shortest distances of the training data: the tail of the same distribution."""
 
 
+def require_elements(known: Iterable[int], numbers: Iterable[int], where: str) -> None:
+    """Raise ``UserError`` if there is an atomic number that a model does not know."""
+    unknown = sorted(set(numbers) - set(known))
+    if unknown:
+        of_model = ", ".join(_symbol(z) for z in sorted(known))
+        names = ", ".join(_symbol(z) for z in unknown)
+        raise UserError(
+            f"the model never saw the element{'s' if len(unknown) > 1 else ''} {names}",
+            where=where,
+            mend=f"It was trained on {of_model} only; train a model on data that holds {names}.",
+        )
+
+
+def _symbol(atomic_number: int) -> str:
+    known = 1 <= atomic_number < len(chemical_symbols)
+    return chemical_symbols[atomic_number] if known else f"of atomic number {atomic_number}"
+
+
 @dataclass(frozen=True)
 class TrainingDomain:
     """Ranges of the training data. Made from the training frames only, kept in the model file."""
@@ -39,15 +57,7 @@ class TrainingDomain:
     def require_elements(self, elements: System | Iterable[int], where: str = "structure") -> None:
         """Raise ``UserError`` if a system, or atomic numbers, hold an element that was not trained on."""
         numbers = elements.atomic_numbers.tolist() if isinstance(elements, System) else elements
-        unknown = sorted(set(numbers) - set(self.elements))
-        if unknown:
-            known = ", ".join(chemical_symbols[z] for z in self.elements)
-            names = ", ".join(chemical_symbols[z] for z in unknown)
-            raise UserError(
-                f"the model never saw the element{'s' if len(unknown) > 1 else ''} {names}",
-                where=where,
-                mend=f"It was trained on {known} only; train a model on data that holds {names}.",
-            )
+        require_elements(self.elements, numbers, where)
 
     def outside(self, system: System, graph: Graph) -> list[str]:
         """Sentences on where the system leaves the training data; empty where it does not."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import ase.build
 import pytest
 import torch
 from variants import ALL, Case, Variant, cases, registered
 
+from kinetograph.errors import UserError
+from kinetograph.graph import neighbors_for
 from kinetograph.learned_potential import LearnedPotential
+from kinetograph.models import ARCHITECTURES
+from kinetograph.system import System
 from kinetograph.testing import Contract, compiling, saving, unused_parameters
 from kinetograph.testing.suite import PotentialContract
 
@@ -44,6 +51,19 @@ class TestContract(PotentialContract):
     def test_every_parameter_is_of_use(self, case: Case, contract: Contract) -> None:
         idle = unused_parameters(contract.potential, contract.structures["mixed"])
         assert [name for name in idle if not name.startswith(case.variant.idle or "-")] == []
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_an_element_that_a_model_does_not_know_is_refused(architecture: str) -> None:
+    variant = next(v for v in registered() if v.architecture == architecture)
+    potential = Case(variant, variant.forces[0], "direct", "float32").make().eval()
+    known = System.from_ase(ase.build.molecule("CH3OH"))
+    foreign = replace(known, atomic_numbers=torch.where(known.atomic_numbers == 8, 7, known.atomic_numbers))
+    neighbors = neighbors_for(known, potential.request)
+    potential(known, neighbors)
+    with pytest.raises(UserError, match=r"never saw the element N .*trained on H, C, O only"):
+        potential(foreign, neighbors)
+    potential(known, neighbors)
 
 
 @pytest.mark.parametrize("variant", [v for v in registered() if "both" in v.forces], ids=lambda v: v.name)

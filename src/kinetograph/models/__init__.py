@@ -96,6 +96,6 @@ def build(architecture: str, elements: Sequence[int], hyperparameters: dict[str,
     """
     check_hyperparameters(architecture, hyperparameters)
     try:
-        return LearnedPotential(ARCHITECTURES[architecture](elements, **hyperparameters))
+        return LearnedPotential(ARCHITECTURES[architecture](elements, **hyperparameters), elements)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"the model {architecture!r} cannot be built: {error}") from error
