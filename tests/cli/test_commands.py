@@ -163,7 +163,11 @@ def test_models_lists_what_each_preset_can_do(run: Run) -> None:
         assert offered[preset, "direct"]
         assert not offered[preset, "conservative"]
         assert "batch normalisation" in records[preset]["offers"]["conservative"]["note"]
+    assert set(records["schnet"]["exact"]) == {"direct", "conservative"}
+    assert "curl" not in records["schnet"]["exact"]["direct"]
     listing = run("models")[1]
+    assert re.search(r"^schnet +.* RMFTCS +7\b", listing, re.M)
+    assert re.search(r"^gns +.* ······ +8\b", listing, re.M)
     assert re.search(r"^gnnff-code .*● native +–", listing, re.M)
     assert re.search(r"^gnnff .*● native +extended", listing, re.M)
     detail = run("models", "gnnff-code")[1]

@@ -64,6 +64,9 @@ def test_energy_forces_and_stress_are_those_of_ase_on_a_triclinic_cell() -> None
     np.testing.assert_allclose(atoms.get_potential_energies(), expected["energies"], rtol=1e-10)
     np.testing.assert_allclose(atoms.get_forces(), expected["forces"], atol=1e-12)
     np.testing.assert_allclose(atoms.get_stress(), expected["stress"], atol=1e-13)
+    atoms.pbc = (True, True, False)
+    with pytest.raises(PropertyNotImplementedError, match="periodic in three directions has a stress"):
+        atoms.get_stress()
 
 
 def test_velocity_verlet_of_ase_conserves_energy_and_reuses_the_list() -> None:

@@ -275,6 +275,13 @@ SLIPS = (
         (dimenet("False-default"),),
     ),
     Slip(
+        "DimeNet++: p = 5 for 6",
+        "models/dimenet_pp.py",
+        "envelope_power: int = 6",
+        "envelope_power: int = 5",
+        (dimenet_pp("False-default"),),
+    ),
+    Slip(
         "DimeNet: k = i among the neighbours that are heard",
         "models/dimenet.py",
         'triplets="path"',

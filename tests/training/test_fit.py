@@ -332,17 +332,17 @@ def test_a_model_can_be_trained_on_with_frames_of_fewer_elements(
 
 
 def with_cells(
-    argon_config: dict[str, Any], folder: Path, scale: float, only: int | None = None
+    argon_config: dict[str, Any], folder: Path, scale: float, only: int | None = None, of: str = "train"
 ) -> dict[str, Any]:
     """The configuration with every training frame, or one, blown up or shrunk, and the same labels."""
-    frames = ase.io.read(argon_config["data"]["train"], ":")
+    frames = ase.io.read(argon_config["data"][of], ":")
     for number, atoms in enumerate(frames):
         if only in (None, number):
             calc = atoms.calc
             atoms.set_cell(atoms.cell * scale, scale_atoms=True)
             atoms.calc = calc
     ase.io.write(folder / "moved.extxyz", frames)
-    return {**argon_config, "data": {**argon_config["data"], "train": str(folder / "moved.extxyz")}}
+    return {**argon_config, "data": {**argon_config["data"], of: str(folder / "moved.extxyz")}}
 
 
 def test_frames_in_which_no_atom_has_a_neighbour_are_refused(
@@ -358,6 +358,9 @@ def test_frames_in_which_no_atom_has_a_neighbour_are_refused(
 def test_lone_atoms_and_atoms_too_near_are_warned_of(argon_config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"1 of 8 frames of .* \(first: 2\) have forces on atoms with no"):
         train(changed(with_cells(argon_config, tmp_path, 3.0, only=2)), tmp_path / "far", progress=False)
+    held_out = with_cells(argon_config, tmp_path, 3.0, only=1, of="valid")
+    with pytest.warns(UserWarning, match=r"1 of \d+ frames of .*moved.* \(first: 1\) have forces on atoms"):
+        train(changed(held_out), tmp_path / "far-valid", progress=False)
     with pytest.warns(UserWarning, match=r"Ar-Ar are 0\.\d+ Å apart in frame 5 of .*moved"):
         train(changed(with_cells(argon_config, tmp_path, 0.12, only=5)), tmp_path / "near", progress=False)
 

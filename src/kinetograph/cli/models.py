@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from kinetograph.nn.model import Forces, Head, Offer, Preset
 
 WIDE = 130
-"""Columns of a terminal that has room for what is exact and what it is about."""
+"""Columns of a terminal that has room for what a preset is about."""
+
+LETTERS = {
+    "rotation": "R",
+    "reflection": "M",
+    "net force": "F",
+    "torque": "T",
+    "curl": "C",
+    "smoothness": "S",
+}
+"""For what is exact; the other two properties hold for every model."""
 
 EXAMPLE_ELEMENTS = (1, 6, 8)
 """Parameters are counted for hydrogen, carbon and oxygen: a table of elements grows with the data."""
@@ -61,6 +71,7 @@ def record_of(name: str) -> dict[str, Any]:
     preset = PRESETS[name]
     architecture = ARCHITECTURES[preset.architecture]
     model = _built(preset, preset.forces)
+    offers, exact = _offers(preset)
     defaults = inspect.signature(architecture.__init__).parameters
     options = {option: defaults[option].default for option in options_of(preset.architecture)}
     return {
@@ -71,10 +82,8 @@ def record_of(name: str) -> dict[str, Any]:
         "n_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "n_parameters_for": "H, C, O",
         "forces": preset.forces,
-        "offers": {
-            head: {"offering": offer.offering, "note": offer.note} for head, offer in _offers(preset).items()
-        },
-        "exact": {head: sorted(properties) for head, properties in model.model.exact.items()},
+        "offers": {head: {"offering": offer.offering, "note": offer.note} for head, offer in offers.items()},
+        "exact": {head: sorted(properties) for head, properties in exact.items()},
         "options": {**options, **preset.hyperparameters},
         "option_words": words_of(architecture),
         "learning_rate": preset.learning_rate,
@@ -84,20 +93,24 @@ def record_of(name: str) -> dict[str, Any]:
     }
 
 
-def _offers(preset: Preset) -> dict[Head, Offer]:
-    """What can be had with the preset's options: what the architecture has, unless building it is refused."""
+def _offers(preset: Preset) -> tuple[dict[Head, Offer], dict[Head, frozenset[str]]]:
+    """What can be had with the preset's options, and what is exact about it.
+
+    That is what the architecture has, unless building it is refused.
+    """
     from kinetograph.errors import UserError
     from kinetograph.models import ARCHITECTURES
     from kinetograph.nn.model import HEADS, Offer
 
     offers = {head: ARCHITECTURES[preset.architecture].OFFERS[head] for head in HEADS}
+    exact: dict[Head, frozenset[str]] = {}
     for head, offer in offers.items():
-        if preset.forces not in (head, "both") and offer.offering != "not offered":
+        if offer.offering != "not offered":
             try:
-                _built(preset, head)
+                exact[head] = _built(preset, head).model.exact[head]
             except UserError as refusal:
                 offers[head] = Offer("not offered", refusal.what)
-    return offers
+    return offers, exact
 
 
 def _built(preset: Preset, forces: Forces) -> LearnedPotential:
@@ -127,23 +140,27 @@ def _list(console: Console, records: list[dict[str, Any]]) -> None:
     view.add_column("parameters", justify="right", no_wrap=True)
     for head in ("direct", "conservative"):
         view.add_column(head, no_wrap=True)
-    wide = console.width >= WIDE
-    if wide:
-        view.add_column("exact", no_wrap=True)
+    view.add_column("exact", no_wrap=True)
+    view.add_column("figures", justify="right", no_wrap=True)
+    if console.width >= WIDE:
         view.add_column("about")
     for r in records:
         row = [r["preset"] + (" (default)" if r["default"] else ""), f"{r['n_parameters']:,}"]
         for head, offer in r["offers"].items():
             mark = "● " if r["forces"] in (head, "both") else "  "
             row.append(mark + ("–" if offer["offering"] == "not offered" else offer["offering"]))
-        if wide:
-            row += [_symmetries(next(reversed(r["exact"].values()))), r["about"]]
+        head = "direct" if r["forces"] == "direct" else "conservative"
+        row.append("".join(sign if name in r["exact"][head] else "·" for name, sign in LETTERS.items()))
+        row.append(str(len(r["published"]) or "–"))
+        if console.width >= WIDE:
+            row.append(r["about"])
         view.add_row(*row)
     console.print(view)
     console.print(
         f"\n● what the preset has; the other kind by model.forces. Parameters for "
         f"{records[0]['n_parameters_for']}."
-        "\n`kinetograph models PRESET` shows options, what is exact, and published figures."
+        f"\nexact, of what it has: {', '.join(f'{sign} {name}' for name, sign in LETTERS.items())}."
+        "\n`kinetograph models PRESET` shows its options and the published figures."
     )
 
 
@@ -207,16 +224,3 @@ def _figures(console: Console, source: str, figures: list[dict[str, Any]]) -> No
     for figure in figures:
         view.add_row(f"{figure['value']:g} {figure['unit']}", figure["what"])
     console.print(view)
-
-
-def _symmetries(exact: list[str]) -> str:
-    """The list, shortened where all of it holds."""
-    from kinetograph.nn.model import COVARIANT, GRADIENT
-
-    held = set(exact)
-    if held >= GRADIENT:
-        return "all" if "smoothness" in held else "all but smoothness"
-    if held >= COVARIANT:
-        rest = sorted(held - COVARIANT)
-        return "covariance" + (f", {', '.join(rest)}" if rest else "")
-    return ", ".join(sorted(held))

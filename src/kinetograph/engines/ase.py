@@ -71,6 +71,11 @@ class KinetographCalculator(Calculator):
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
         """One result, as ASE asks for it."""
         if name in self.implemented_properties:
+            found = atoms or self.atoms
+            if name == "stress" and found is not None and not found.pbc.all():
+                raise PropertyNotImplementedError(
+                    "only a structure that is periodic in three directions has a stress"
+                )
             return Calculator.get_property(self, name, atoms, allow_calculation)
         if name == "energy" and self.missing_energy == "nan":
             warnings.warn(

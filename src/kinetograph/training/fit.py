@@ -31,7 +31,13 @@ from kinetograph.training.ensemble import gather, member_folder, member_settings
 from kinetograph.training.folder import check_folder, has_begun, prepare_folder, step_of
 from kinetograph.training.module import ForceTraining
 from kinetograph.training.settings import TrainingSettings
-from kinetograph.training.start import check_surroundings, fit_statistics, initial_model, start_from
+from kinetograph.training.start import (
+    check_surroundings,
+    fit_statistics,
+    initial_model,
+    start_from,
+    warn_of_lone_atoms,
+)
 from kinetograph.training_domain import merge
 
 
@@ -195,6 +201,7 @@ class _Training:
             data = less(data, addition)
         if any(parameter.requires_grad for parameter in model.parameters()):
             check_surroundings(data)
+            warn_of_lone_atoms(valid_data)
         if start is None:
             fit_statistics(model, data)
         else:

@@ -42,14 +42,7 @@ def check_surroundings(data: ForceDataset) -> None:
             where=data.source,
             mend="Give a larger model.cutoff_A, or frames of several atoms; positions must be in Å.",
         )
-    lone = [number for number, force in enumerate(data.lone_forces()) if force > NO_FORCE_EV_PER_A]
-    if lone:
-        warnings.warn(
-            f"{len(lone)} of {len(data)} frames of {data.source} (first: {lone[0]}) have forces on atoms "
-            f"with no neighbour within {cutoff}: they cannot be learned with this model.cutoff_A",
-            UserWarning,
-            stacklevel=2,
-        )
+    warn_of_lone_atoms(data)
     pair, distance = min(domain.shortest_A.items(), key=lambda item: item[1])
     if distance < SHORTEST_BOND_A:
         first = next(n for n, of in enumerate(data.domains) if of.shortest_A.get(pair) == distance)
@@ -57,6 +50,19 @@ def check_surroundings(data: ForceDataset) -> None:
             f"atoms {pair} are {distance:.2g} Å apart in frame {first} of {data.source}; no bond is so short",
             UserWarning,
             stacklevel=2,
+        )
+
+
+def warn_of_lone_atoms(data: ForceDataset) -> None:
+    """Warn of frames with forces on atoms of which a model sees no neighbour."""
+    lone = [number for number, force in enumerate(data.lone_forces()) if force > NO_FORCE_EV_PER_A]
+    if lone:
+        warnings.warn(
+            f"{len(lone)} of {len(data)} frames of {data.source} (first: {lone[0]}) have forces on atoms "
+            f"with no neighbour within {data.request.cutoff:g} Å: they cannot be learned with this "
+            "model.cutoff_A",
+            UserWarning,
+            stacklevel=3,
         )
 
 

@@ -184,6 +184,8 @@ class _Runner:
                 prediction = self.potential(active.system, active.neighbors)
             except UserError as error:
                 refused = self._refused(active, error)
+                if self.n_evaluations == 0 and len(refused) == len(self._n_atoms):
+                    raise  # nothing can be relaxed
             else:
                 self.n_evaluations += len(active.numbers)
                 return active, prediction
@@ -205,7 +207,7 @@ class _Runner:
             try:
                 self.potential(alone.system, alone.neighbors)
             except UserError as own:
-                sentences[index] = own.what
+                sentences[index] = own.what if own.mend is None else f"{own.what}. {own.mend}"
         if not sentences:
             raise error
         return sentences
