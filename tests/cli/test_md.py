@@ -14,7 +14,10 @@ import torch
 from ase.build import bulk, molecule
 
 from kinetograph import kernels, model_file
+from kinetograph.additions import build_addition
 from kinetograph.config import check_config
+from kinetograph.graph import neighbors_for
+from kinetograph.system import System
 from kinetograph.training.fit import train
 from kinetograph.trajectory import Trajectory
 
@@ -171,6 +174,45 @@ def test_two_force_models(run: Run, argon_model: Path, energy_model: Path, start
 def test_the_direct_forces_of_a_sum_stand_inside_it(run: Run, sum_model: Path, start: Path) -> None:
     words = (sum_model, start, "--ensemble", "nve", "--initial-temperature-K", "60", "--out", "a.h5")
     assert of(run, *words, "--inner", "direct", "--ratio", "4")["drift_K"] is not None
+
+
+ADDITIONS = {
+    "zbl": {"inner": 4.0, "outer": 5.5},
+    "d3": {"functional": "pbe", "cutoff": 8.0},
+    "d4": {"functional": "pbe", "cutoff": 8.0, "three_body": False},
+    "charges": {"charges": {"Ar": 0.3, "Kr": -0.3}},
+}
+
+
+@pytest.mark.parametrize("kind", ADDITIONS)
+def test_what_is_added_to_a_model_moves_the_atoms(
+    run: Run, argon_config: dict[str, Any], start: Path, tmp_path: Path, kind: str
+) -> None:
+    def half_krypton(name: str | Path, to: str) -> str:
+        frames = ase.io.read(name, ":")
+        for atoms in frames:
+            atoms.numbers[::2] = 36
+        ase.io.write(tmp_path / to, frames)
+        return str(tmp_path / to)
+
+    data = {of: half_krypton(argon_config["data"][of], f"{of}.extxyz") for of in ("train", "valid")}
+    model = {"preset": "painn-energy", "cutoff_A": 6.0, "width": 8, "n_layers": 1}
+    config = {**argon_config, "data": data, "model": {**model, "add": {kind: ADDITIONS[kind]}}}
+    trained = train(check_config(config, "test"), tmp_path / "run", progress=False).model
+    atoms = half_krypton(start, "start.extxyz")
+    of(run, trained, atoms, "--ensemble", "nve", "--initial-temperature-K", "60", "--out", "a.h5")
+
+    together = model_file.load(trained)
+    learned = together.parts[0]
+    added = build_addition(kind, [18, 36], ADDITIONS[kind])
+    with Trajectory.open("a.h5") as trajectory:
+        system = System.from_ase(trajectory.frame(-1))
+        energy = trajectory.observables["potential_energy_eV"][-1]
+        forces = trajectory.forces(-1)
+    one, other = (part(system, neighbors_for(system, part.request)) for part in (learned, added))
+    assert energy == pytest.approx(float(one.energy + other.energy), abs=1e-4)
+    np.testing.assert_allclose(forces, one.forces + other.forces, atol=1e-4)
+    assert float(other.forces.abs().max()) > 1e-3  # it is felt
 
 
 def test_a_guard_stops_one_replica_and_the_exit_code_says_so(

@@ -103,7 +103,7 @@ PRESETS = {
         forces="conservative",
         learning_rate=1e-3,
         published=md17(
-            "DimeNet, ICLR 2020, arXiv:2003.03123",
+            "DimeNet, ICLR 2020, arXiv:2003.03123, made with angle: original",
             {
                 "aspirin": 21.6,
                 "benzene (2017)": 8.1,
