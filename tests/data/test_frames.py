@@ -56,6 +56,15 @@ def test_forces_that_are_not_finite_are_named_by_frame_and_atom(tmp_path: Path, 
         read_frames(path)
 
 
+def test_an_atom_that_is_no_element_is_named(tmp_path: Path) -> None:
+    ghost = frame(np.zeros((3, 3)))
+    ghost.numbers[1] = 0
+    path = tmp_path / "a.extxyz"
+    ase.io.write(path, [frame(np.zeros((3, 3))), ghost], format="extxyz")
+    with pytest.raises(UserError, match=r"atom 1 is no element.*frame 1"):
+        read_frames(path)
+
+
 def test_a_frame_without_forces_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.extxyz"
     ase.io.write(path, [frame(np.zeros((3, 3))), frame(None)], format="extxyz")

@@ -97,12 +97,19 @@ def read_frames(path: Path | str) -> LabelledFrames:
     presents as the result of a calculation; energies and stresses from ``energy`` and ``stress`` alike.
 
     Raises:
-        UserError: no such file, unreadable, a frame without forces, or a label that is not finite.
+        UserError: no such file, unreadable, a frame without forces or with an atom that is no element (X), or
+            a label that is not finite.
     """
     frames = read_structures(path)
     forces, energies, stresses = [], [], []
     for number, frame in enumerate(frames):
         where = f"{path}, frame {number}"
+        if len(frame) and frame.numbers.min() < 1:
+            raise UserError(
+                f"atom {int(frame.numbers.argmin())} is no element",
+                where=where,
+                mend="Give it the symbol of one, or remove it.",
+            )
         values = _forces_of(frame)
         if values is None:
             raise UserError(
