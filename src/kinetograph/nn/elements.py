@@ -30,7 +30,7 @@ def check_elements(elements: Sequence[int], table: int | None = None) -> tuple[i
             name = chemical_symbols[z]
             raise UserError(
                 f"the model has no element {name} (atomic number {z}); its table ends at {limit}",
-                mend="Set model.options.element_table to null, for one row per element of the data, or remove "
+                mend="Set model.options.element_table to null, for a row per element of the data, or remove "
                 "the frames that hold it.",
             )
     if not elements:
