@@ -483,7 +483,7 @@ def load(path: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def table() -> str:
-    """What there is, as Markdown: force MAE (meV/Å) and energy MAE (meV/atom), steps taken."""
+    """What there is, as Markdown: force MAE (meV/Å), energy MAE (meV/atom), step time; * of few frames."""
     records = {(r["data"], r["row"]): r for r in load()}
     columns = [(name, test) for name, data in DATA.items() for test in data.tests]
     lines = [
@@ -504,7 +504,8 @@ def table() -> str:
             text = f"{t['force_mae_meV_per_A']:.1f}"
             if t["energy_mae_meV_per_atom"] is not None:
                 text += f" / {t['energy_mae_meV_per_atom']:.2g}"
-            cells.append(f"{text} ({r['ms_per_step']:.0f} ms)")
+            some = "\\*" if r.get("max_frames", MAX_TEST_FRAMES) < MAX_TEST_FRAMES else ""
+            cells.append(f"{text}{some} ({r['ms_per_step']:.0f} ms)")
         if known is not None:
             lines.append(f"| {row} | {known['forces']} | {known['n_parameters']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
