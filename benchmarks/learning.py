@@ -16,8 +16,8 @@ most 400; a slow model is tested, and validated, on 20 or fewer.
 ``long`` trains PaiNN with either kind of force, and models of angles, for as long as they improve: in
 rounds of ``--minutes``, each from the weights of the last one, with a learning rate that rises and falls
 again and the settings that ``Row.again`` changes, until the errors of validation frames fall by less than
-a twentieth or ``--most-minutes`` are reached. A training that was stopped goes on; results are in
-``benchmarks/learning_long.json``.
+a twentieth between two rounds in which energies count alike, or ``--most-minutes`` are reached. A training
+that was stopped goes on; results are in ``benchmarks/learning_long.json``.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ PUBLISHED = {
 }
 """Test MAE of GAP and MTP, energies in meV/atom and forces in eV/Å (Zuo et al., J. Phys. Chem. A, 2020)."""
 ENOUGH = 0.95
-"""There is one more round where an error of the validation frames is below this part of the last one's."""
+"""There is one more round where an error of the validation frames is below this part of the last one's, or
+energies counted otherwise in the last one."""
 
 
 @dataclass(frozen=True)
@@ -372,11 +373,18 @@ def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path
             known = [record]
             store(record, LONG_RESULTS, ("data", "row", "round", "round_minutes"))
             print(f"{name}/{row_name}, {number * minutes:g} min", json.dumps(record["tests"]), flush=True)
-        now = valid_errors(known[0])
-        start, n_steps, cpu_s = folder / known[0]["model"], known[0]["steps"], known[0]["cpu_s"]
-        if last is not None and all(new > ENOUGH * old for new, old in zip(now, last, strict=True)):
+        (now,) = known
+        start, n_steps, cpu_s = folder / now["model"], now["steps"], now["cpu_s"]
+        if last is not None and is_over(last, now):
             return
         last = now
+
+
+def is_over(last: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two rounds that counted energies alike have nearly the same errors of validation frames."""
+    if _energies_by(last["training"]) != _energies_by(now["training"]):
+        return False
+    return all(new > ENOUGH * old for old, new in zip(valid_errors(last), valid_errors(now), strict=True))
 
 
 def valid_errors(record: dict[str, Any]) -> list[float]:
