@@ -41,6 +41,7 @@ In both forms axes jump when neighbours swap places in the order of distance, an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -261,12 +262,23 @@ class DCF(Model):
         shape = self.feature_mean.shape
         sums = torch.zeros(2, *shape, dtype=torch.float64, device=self.feature_mean.device)
         count = sums.new_zeros(shape[0], 1)
+        most = 0
         with torch.no_grad():
             for graph in graphs:
                 slot = self.slots(graph.atomic_numbers)
                 features = self.fingerprints(graph).double()
                 sums += torch.stack([sum_to(slot, features, shape[0]), sum_to(slot, features**2, shape[0])])
                 count += sum_to(slot, features.new_ones(len(slot), 1), shape[0])
+                if graph.n_edges:
+                    most = max(most, int(torch.bincount(graph.center).max()))
+        if 0 < most < self.n_axes:
+            warnings.warn(
+                f"no atom of the training frames has more than {most} neighbours within "
+                f"{self.request.cutoff:g} Å: of the {self.n_axes} axes (model.options.n_axes) the last "
+                f"{self.n_axes - most} are always zero",
+                UserWarning,
+                stacklevel=2,
+            )
         mean, square = sums / count.clamp(min=1.0)
         spread = (square - mean.square()).clamp(min=0.0).sqrt()
         self.feature_mean.copy_(mean)
