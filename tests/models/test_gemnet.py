@@ -629,7 +629,6 @@ def test_scale_factors_stay_one_where_there_is_nothing_to_fit_them_to() -> None:
         ({"n_layers": -1}, "n_layers is -1"),
         ({"envelope_power": 0}, "envelope_power is 0"),
         ({"link_cutoff": 0.0}, "links of at most 0 Å hold no atoms"),
-        ({"forces": "conservative", "forces_coupled": True}, "forces obey Newton's third law without being"),
     ],
 )
 def test_bad_hyperparameters_are_named(arguments: dict[str, Any], message: str) -> None:

@@ -381,12 +381,6 @@ class GemNet(Model):
                 where=option_key("link_cutoff"),
                 mend="Give it in Å, positive; the paper has 10.",
             )
-        if forces_coupled and forces == "conservative":
-            raise UserError(
-                "conservative forces obey Newton's third law without being coupled",
-                where=option_key("forces_coupled"),
-                mend="Leave it out, or ask for model.forces: direct.",
-            )
         self.forces = forces
         self.forces_coupled = forces_coupled
         self.separate_energy = separate_energy and forces == "direct"
