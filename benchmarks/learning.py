@@ -382,7 +382,8 @@ def run_long(name: str, row_name: str, minutes: float, most: float, folder: Path
 
 def is_over(last: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether two rounds that counted energies alike have nearly the same errors of validation frames."""
-    if _energies_by(last["training"]) != _energies_by(now["training"]):
+    counted = [[r["training"].get(key) for key in ("energy_weight", "energy_loss")] for r in (last, now)]
+    if counted[0] != counted[1]:
         return False
     return all(new > ENOUGH * old for old, new in zip(valid_errors(last), valid_errors(now), strict=True))
 

@@ -70,6 +70,15 @@ def ask(ensemble: EnsemblePotential | SumPotential, system: System) -> Predictio
     return prediction
 
 
+def test_an_element_that_the_members_do_not_know_is_refused_in_every_way() -> None:
+    ensemble = EnsemblePotential(members())
+    system = several(molecule("NH3"))
+    neighbors = neighbors_for(system, ensemble.request)
+    for way in (ensemble, ensemble.of_each_in_turn, ensemble.of_each_at_once):
+        with pytest.raises(UserError, match="never saw the element N"):
+            way(system, neighbors)
+
+
 def heads() -> list[tuple[str, str]]:
     return [
         (name, head)

@@ -155,7 +155,9 @@ class EnsemblePotential(Potential):
 
         Raises:
             RuntimeError: the model does what torch.vmap cannot.
+            UserError: the members were not made for an element of the system.
         """
+        self.models[0].require_elements(system.atomic_numbers)
         n, stack, model = len(self.members), self._stacked(), self.models[0].model
         heads = (self.answers,)
         graph = build_graph(system, neighbors, self.models[0].request, dtype=self.dtype)
@@ -322,7 +324,8 @@ def _require_one_make(members: Sequence[LearnedPotential]) -> None:
 
 def _make(member: LearnedPotential) -> dict[str, Any]:
     """Everything but the values of weights: classes, plain settings, shapes, elements, kind of forces."""
-    make: dict[str, Any] = {"elements": member.domain and member.domain.elements}
+    seen = member.domain and member.domain.elements
+    make: dict[str, Any] = {"elements": seen, "elements of its tables": member.elements}
     for path, part in member.named_modules():
         make[f"{path} class"] = type(part).__name__
         for name, value in vars(part).items():

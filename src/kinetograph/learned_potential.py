@@ -64,7 +64,8 @@ class LearnedPotential(Potential):
         self.model = model
         self.elements = tuple(elements)
         """That a system may hold; empty: whoever calls sees to it."""
-        self._seen: Tensor | None = None
+        self._known: tuple[Tensor, int] | None = None
+        """Atomic numbers of which it is known, and which version of the tensor they were."""
         self.request = model.request
         self.register_buffer("force_scale", torch.tensor(1.0))
         if "conservative" in model.heads or model.separate_energy:
@@ -149,7 +150,7 @@ class LearnedPotential(Potential):
         Raises:
             UserError: they hold an element that the model was not made for.
         """
-        self._require_elements(system.atomic_numbers)
+        self.require_elements(system.atomic_numbers)
         heads = self.model.heads if self.training else self._heads
         fast = self._fast_prediction(system, neighbors, heads)
         if fast is not None:
@@ -178,13 +179,21 @@ class LearnedPotential(Potential):
                 true_gradient=self.model.true_gradient,
             )
 
-    def _require_elements(self, numbers: Tensor) -> None:
-        # A model reads whatever row of its tables an element that it has none for happens to point at. The
-        # tensor is the same from step to step, and frames of a training were asked when they were read.
-        if numbers is self._seen or self.training or not self.elements:
+    def require_elements(self, numbers: Tensor) -> None:
+        """Raise ``UserError`` if there is an atomic number that the model was not made for.
+
+        It would read whatever row of its tables that number happens to point at. A tensor is asked once, for
+        it is the same from step to step, and the frames of a training when they are read.
+        """
+        if not self.elements or is_fitting(self):
             return
-        require_elements(self.elements, torch.unique(numbers).tolist(), "structure")
-        self._seen = numbers
+        version = None if numbers.is_inference() else numbers._version
+        known = self._known
+        if known is not None and known[0] is numbers and known[1] == version:
+            return
+        if not bool(torch.isin(numbers, torch.tensor(self.elements, device=numbers.device)).all()):
+            require_elements(self.elements, torch.unique(numbers).tolist(), "structure")
+        self._known = None if version is None else (numbers, version)
 
     def _direct_outputs(self, system: System, neighbors: NeighborList) -> tuple[Tensor, Tensor | None]:
         """Forces in eV/Å, and energies in the model's unit where there are separate ones."""
@@ -227,6 +236,7 @@ class LearnedPotential(Potential):
         form = self._gpu_form(system, heads)
         if form is None or request != request.edges_only() or request.n_nearest is not None:
             return None
+        self.require_elements(system.atomic_numbers)
         return _OfFixedLists(self, form, heads, system)
 
     @property
@@ -391,7 +401,7 @@ class LearnedPotential(Potential):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": KeptForm(), "_ordered": (None, None)}
+        return {**self.__dict__, "_kept": KeptForm(), "_ordered": (None, None), "_known": None}
 
     def _in_eV(self, energies: Tensor, atomic_numbers: Tensor) -> Tensor:
         energies = energies.double() * self.force_scale

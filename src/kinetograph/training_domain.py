@@ -24,18 +24,17 @@ def require_elements(known: Iterable[int], numbers: Iterable[int], where: str) -
     """Raise ``UserError`` if there is an atomic number that a model does not know."""
     unknown = sorted(set(numbers) - set(known))
     if unknown:
-        of_model = ", ".join(_symbol(z) for z in sorted(known))
-        names = ", ".join(_symbol(z) for z in unknown)
+        if not 1 <= unknown[0] <= unknown[-1] < len(chemical_symbols):
+            raise UserError(
+                "an atom is no element", where=where, mend="Give it the symbol of one, or remove it."
+            )
+        of_model = ", ".join(chemical_symbols[z] for z in sorted(known))
+        names = ", ".join(chemical_symbols[z] for z in unknown)
         raise UserError(
             f"the model never saw the element{'s' if len(unknown) > 1 else ''} {names}",
             where=where,
             mend=f"It was trained on {of_model} only; train a model on data that holds {names}.",
         )
-
-
-def _symbol(atomic_number: int) -> str:
-    known = 1 <= atomic_number < len(chemical_symbols)
-    return chemical_symbols[atomic_number] if known else f"of atomic number {atomic_number}"
 
 
 @dataclass(frozen=True)

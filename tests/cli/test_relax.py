@@ -146,6 +146,10 @@ def test_bad_input_ends_with_one_message(
     refused(
         run("relax", argon_model, "krypton.extxyz"), "never saw the element Kr", "krypton.extxyz, structure 1"
     )
+    fused = argon(1)
+    fused.positions[3] = fused.positions[0]
+    ase.io.write(tmp_path / "fused.extxyz", [fused, fused])
+    refused(run("relax", argon_model, "fused.extxyz", "--batch-atoms", 1), "atoms 0 and 3 are in one place")
     assert sorted(path.name for path in tmp_path.glob("relaxed*")) == []
 
 

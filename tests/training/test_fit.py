@@ -18,13 +18,16 @@ import yaml
 from safetensors.torch import load_file
 
 from kinetograph import model_file
+from kinetograph.additions import build_addition
 from kinetograph.config import check_config
 from kinetograph.data.dataset import ForceDataset, StepSampler, collate
 from kinetograph.data.frames import read_frames
 from kinetograph.errors import RunFailed, UserError
+from kinetograph.graph import neighbors_for
 from kinetograph.learned_potential import LearnedPotential
 from kinetograph.models import build
 from kinetograph.nn.batch_norm import BatchNorm
+from kinetograph.system import System
 from kinetograph.training import module
 from kinetograph.training.augmentation import random_rotations
 from kinetograph.training.callbacks import RunFolder
@@ -334,7 +337,7 @@ def test_a_model_can_be_trained_on_with_frames_of_fewer_elements(
 def with_cells(
     argon_config: dict[str, Any], folder: Path, scale: float, only: int | None = None, of: str = "train"
 ) -> dict[str, Any]:
-    """The configuration with every training frame, or one, blown up or shrunk, and the same labels."""
+    """The configuration with every frame of one file, or one, blown up or shrunk, and the same labels."""
     frames = ase.io.read(argon_config["data"][of], ":")
     for number, atoms in enumerate(frames):
         if only in (None, number):
@@ -363,6 +366,29 @@ def test_lone_atoms_and_atoms_too_near_are_warned_of(argon_config: dict[str, Any
         train(changed(held_out), tmp_path / "far-valid", progress=False)
     with pytest.warns(UserWarning, match=r"Ar-Ar are 0\.\d+ Å apart in frame 5 of .*moved"):
         train(changed(with_cells(argon_config, tmp_path, 0.12, only=5)), tmp_path / "near", progress=False)
+
+
+def test_lone_atoms_are_no_matter_where_an_addition_says_all_of_their_forces(
+    argon_config: dict[str, Any], tmp_path: Path
+) -> None:
+    arguments = {"charges": {"Ar": 0.3, "Kr": -0.3}, "cutoff": 6.0}
+    pair = ase.Atoms("ArKr", positions=[[0.0, 0.0, 0.0], [8.0, 0.0, 0.0]])
+    charges = build_addition("charges", [18, 36], arguments)
+    system = System.from_ase(pair)
+    forces = charges(system, neighbors_for(system, charges.request)).forces.numpy()
+    assert abs(forces).max() > 0.01
+    pair.arrays["forces"] = forces
+    ase.io.write(tmp_path / "pair.extxyz", pair)
+    frames = ase.io.read(argon_config["data"]["train"], ":")
+    for atoms in frames:
+        atoms.numbers[::2] = 36
+    ase.io.write(tmp_path / "mixed.extxyz", frames)
+    model = {"preset": "painn-energy", "cutoff_A": 6.0, "width": 8, "n_layers": 1}
+    data = {"train": str(tmp_path / "mixed.extxyz"), "valid": str(tmp_path / "pair.extxyz")}
+    config = {**argon_config, "data": data, "model": {**model, "add": {"charges": arguments}}}
+    train(changed(config), tmp_path / "together", progress=False)
+    with pytest.warns(UserWarning, match=r"1 of 1 frames of .*pair.extxyz \(first: 0\) have forces on atoms"):
+        train(changed({**config, "model": model}), tmp_path / "alone", progress=False)
 
 
 def test_early_stop(argon_config: dict[str, Any], tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def record_of(name: str) -> dict[str, Any]:
     preset = PRESETS[name]
     architecture = ARCHITECTURES[preset.architecture]
     model = _built(preset, preset.forces)
-    offers, exact = _offers(preset)
+    offers, exact = _offers(preset, model)
     defaults = inspect.signature(architecture.__init__).parameters
     options = {option: defaults[option].default for option in options_of(preset.architecture)}
     return {
@@ -93,7 +93,7 @@ def record_of(name: str) -> dict[str, Any]:
     }
 
 
-def _offers(preset: Preset) -> tuple[dict[Head, Offer], dict[Head, frozenset[str]]]:
+def _offers(preset: Preset, made: LearnedPotential) -> tuple[dict[Head, Offer], dict[Head, frozenset[str]]]:
     """What can be had with the preset's options, and what is exact about it.
 
     That is what the architecture has, unless building it is refused.
@@ -107,7 +107,8 @@ def _offers(preset: Preset) -> tuple[dict[Head, Offer], dict[Head, frozenset[str
     for head, offer in offers.items():
         if offer.offering != "not offered":
             try:
-                exact[head] = _built(preset, head).model.exact[head]
+                of = made if preset.forces in (head, "both") else _built(preset, head)
+                exact[head] = of.model.exact[head]
             except UserError as refusal:
                 offers[head] = Offer("not offered", refusal.what)
     return offers, exact
@@ -141,7 +142,7 @@ def _list(console: Console, records: list[dict[str, Any]]) -> None:
     for head in ("direct", "conservative"):
         view.add_column(head, no_wrap=True)
     view.add_column("exact", no_wrap=True)
-    view.add_column("figures", justify="right", no_wrap=True)
+    view.add_column("published", justify="right", no_wrap=True)
     if console.width >= WIDE:
         view.add_column("about")
     for r in records:
@@ -159,8 +160,10 @@ def _list(console: Console, records: list[dict[str, Any]]) -> None:
     console.print(
         f"\n● what the preset has; the other kind by model.forces. Parameters for "
         f"{records[0]['n_parameters_for']}."
-        f"\nexact, of what it has: {', '.join(f'{sign} {name}' for name, sign in LETTERS.items())}."
-        "\n`kinetograph models PRESET` shows its options and the published figures."
+        f"\nexact, of the conservative forces where it has both: "
+        f"{', '.join(f'{sign} {name}' for name, sign in LETTERS.items())}."
+        "\npublished: how many figures of papers; `kinetograph models PRESET` shows them, its options and "
+        "what is exact for either kind."
     )
 
 

@@ -92,7 +92,7 @@ def relax(
     Against a reference, by OC20's scores:
     `kinetograph relax run/best.kg slabs.extxyz --targets relaxed_by_dft.extxyz --reference my_dft:calculator`
 
-    Exit code 1: a structure failed; the others were finished.
+    Exit code 1: a structure failed; the others were finished. 2: none could be started.
     """
     from kinetograph import model_file
     from kinetograph.analysis.relaxation import require_same_structures

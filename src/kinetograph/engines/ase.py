@@ -71,8 +71,9 @@ class KinetographCalculator(Calculator):
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
         """One result, as ASE asks for it."""
         if name in self.implemented_properties:
-            found = atoms or self.atoms
-            if name == "stress" and found is not None and not found.pbc.all():
+            found = self.atoms if atoms is None else atoms
+            open_ = isinstance(found, ase.Atoms) and not found.pbc.all()
+            if name == "stress" and allow_calculation and open_:
                 raise PropertyNotImplementedError(
                     "only a structure that is periodic in three directions has a stress"
                 )
@@ -123,6 +124,8 @@ class KinetographCalculator(Calculator):
         old = self._system
         if old is not None and system.bonds is None and _goes_on(old, system):
             system = replace(system, bonds=old.bonds)
+        if old is not None and torch.equal(old.atomic_numbers, system.atomic_numbers):
+            system = replace(system, atomic_numbers=old.atomic_numbers)  # whose elements are known
         system = with_bonds(system, self.potential.request.bond_rule)
         if self._neighbors is not None and old is not None and _same_graph(old, system):
             self._neighbors = self._neighbors.updated(system)

@@ -63,6 +63,7 @@ from kinetograph.nn.model import (
     Preset,
     Published,
     check_choice,
+    option_key,
     require_offer,
 )
 from kinetograph.nn.segments import sum_to
@@ -273,9 +274,8 @@ class DCF(Model):
                     most = max(most, int(torch.bincount(graph.center).max()))
         if 0 < most < self.n_axes:
             warnings.warn(
-                f"no atom of the training frames has more than {most} neighbours within "
-                f"{self.request.cutoff:g} Å: of the {self.n_axes} axes (model.options.n_axes) the last "
-                f"{self.n_axes - most} are always zero",
+                f"no atom of the training frames has more neighbours within {self.request.cutoff:g} Å than "
+                f"{most}: all further axes ({option_key('n_axes')} is {self.n_axes}) are zero in them",
                 UserWarning,
                 stacklevel=2,
             )

@@ -88,7 +88,7 @@ PRESETS = {
                 "toluene": 24.7,
                 "uracil": 24.3,
             },
-            ", of the paper's network",
+            "of the paper's network",
         ),
     ),
     "schnet-oc20": Preset(

@@ -58,10 +58,10 @@ class Published:
     source: str
 
 
-def md17(source: str, errors: Mapping[str, float], whose: str = "") -> tuple[Published, ...]:
+def md17(source: str, errors: Mapping[str, float], *whose: str) -> tuple[Published, ...]:
     """Force errors after training on 1,000 frames of a molecule of MD17, by molecule and in meV/Å."""
     return tuple(
-        Published(f"MD17 {molecule}, 1,000 frames, force MAE{whose}", error, "meV/Å", source)
+        Published(", ".join((f"MD17 {molecule}, 1,000 frames, force MAE", *whose)), error, "meV/Å", source)
         for molecule, error in errors.items()
     )
 

@@ -59,10 +59,10 @@ def warn_of_lone_atoms(data: ForceDataset) -> None:
     if lone:
         warnings.warn(
             f"{len(lone)} of {len(data)} frames of {data.source} (first: {lone[0]}) have forces on atoms "
-            f"with no neighbour within {data.request.cutoff:g} Å: they cannot be learned with this "
-            "model.cutoff_A",
+            f"with no neighbour within {data.request.cutoff:g} Å: no model with this model.cutoff_A can know "
+            "them",
             UserWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
 
 

@@ -68,8 +68,8 @@ def relax(
         status: progress on stderr.
 
     Raises:
-        UserError: an input cannot be used; nothing has been computed then. A structure that goes wrong later
-            raises nothing: its result says why.
+        UserError: an input cannot be used, or no structure can; nothing has been computed then. One that goes wrong
+            beside others, or later, raises nothing: its result says why.
     """
     limits = Limits(fmax_eV_per_A, smax_eV_per_A3, max_steps)
     freedom = _freedom(cell, pressure_bar)
@@ -126,6 +126,10 @@ class _Runner:
     n_begun: int = 0
     n_evaluations: int = 0
     done: dict[int, Relaxed] = field(default_factory=dict)
+    held_back: list[Relaxed] = field(default_factory=list)
+    """Structures that were refused before anything could be relaxed: no file is touched for their sake."""
+    refusal: UserError | None = None
+    """The first."""
 
     def __post_init__(self) -> None:
         self._n_atoms: list[int] = self.system.atoms_per_system.tolist()
@@ -135,6 +139,8 @@ class _Runner:
         active = self._filled(None)
         while active is not None:
             active = self._filled(self._step(active))
+        if self.refusal is not None and not self.n_evaluations:
+            raise self.refusal
         return RelaxationResult(
             structures=[self.done[number] for number in sorted(self.done)],
             n_evaluations=self.n_evaluations,
@@ -184,10 +190,10 @@ class _Runner:
                 prediction = self.potential(active.system, active.neighbors)
             except UserError as error:
                 refused = self._refused(active, error)
-                if self.n_evaluations == 0 and len(refused) == len(self._n_atoms):
-                    raise  # nothing can be relaxed
+                self.refusal = self.refusal or error
             else:
                 self.n_evaluations += len(active.numbers)
+                self._write_held_back()
                 return active, prediction
             for index, sentence in refused.items():
                 system = subset(active.system, [index])
@@ -207,7 +213,7 @@ class _Runner:
             try:
                 self.potential(alone.system, alone.neighbors)
             except UserError as own:
-                sentences[index] = own.what if own.mend is None else f"{own.what}. {own.mend}"
+                sentences[index] = own.what
         if not sentences:
             raise error
         return sentences
@@ -237,11 +243,19 @@ class _Runner:
         return keep
 
     def _finish(self, end: Relaxed) -> None:
+        if not self.n_evaluations:
+            self.held_back.append(end)
+            return
         if end.failure is None:
             end = replace(end, warnings=tuple(self._warnings(end.system)))
         self.done[end.number] = end
         for reporter in self.reporters:
             reporter.finished(end)
+
+    def _write_held_back(self) -> None:
+        waiting, self.held_back = self.held_back, []
+        for end in waiting:
+            self._finish(end)
 
     def _warnings(self, system: System) -> list[str]:
         """How a structure lies outside what the model was trained on."""
