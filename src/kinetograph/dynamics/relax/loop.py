@@ -68,8 +68,8 @@ def relax(
         status: progress on stderr.
 
     Raises:
-        UserError: an input cannot be used, or no structure can; nothing has been computed then. One that goes wrong
-            beside others, or later, raises nothing: its result says why.
+        UserError: an input cannot be used, or none of the structures can; nothing has been computed then. One
+            that goes wrong beside others, or later, raises nothing: its result says why.
     """
     limits = Limits(fmax_eV_per_A, smax_eV_per_A3, max_steps)
     freedom = _freedom(cell, pressure_bar)
