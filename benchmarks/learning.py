@@ -160,6 +160,8 @@ class Row:
     """Whether ``DataSet.angular_cutoff_A`` is the cutoff."""
     after: str | None = None
     """A row whose training takes the first half of the time; this one starts from its model."""
+    on: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of ``training``, what is another on a data set."""
     again: dict[str, Any] = field(default_factory=dict)
     """Of ``training``, what the second and later rounds change."""
     slow: bool = False
@@ -183,15 +185,19 @@ _SCHNET = {"width": 64, "n_layers": 4, "n_radial": 32, "element_table": None}
 _FAST = {"learning_rate": 3e-3}
 """Of PaiNN at this width: 1e-3 gave 23.7, 3e-3 21.7 and 5e-3 21.3 meV/Å on ethanol; GemNet-dT gains
 less, 18.4 to 18.0."""
+_PRESET_RATE = {"learning_rate": 1e-3}
+"""Of PaiNN's cells that were trained before that was seen."""
 _GNNFF = {"width": 64, "edge_width": 32, "n_layers": 3}
 
 ROWS = {
     "median": Row("median"),
-    "painn direct": Row("painn", {"width": 64}, training=_FAST),
-    "painn conservative": Row("painn-energy", {"width": 64}, training=_FAST),
-    "painn both": Row("painn-both", {"width": 64}, "both", training=_FAST),
+    "painn direct": Row(
+        "painn", {"width": 64}, training=_FAST, on={"ethanol": _PRESET_RATE, "3bpa": _PRESET_RATE}
+    ),
+    "painn conservative": Row("painn-energy", {"width": 64}, training=_FAST, on={"ethanol": _PRESET_RATE}),
+    "painn both": Row("painn-both", {"width": 64}, "both", training=_FAST, on={"ethanol": _PRESET_RATE}),
     "painn direct then conservative": Row(
-        "painn-energy", {"width": 64}, training=_FAST, after="painn direct"
+        "painn-energy", {"width": 64}, training=_PRESET_RATE, after="painn direct"
     ),
     "gnnff": Row("gnnff", _GNNFF, nearest=True),
     "gnnff-smooth": Row("gnnff-smooth", _GNNFF),
@@ -407,13 +413,14 @@ def trained_or_resumed(
 
 def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path) -> dict[str, Any]:
     """Train and test one cell."""
-    row, data = ROWS[row_name], DATA[name]
+    row, data = on_data(ROWS[row_name], name), DATA[name]
     files = prepare(name, data, folder, root, data.max_slow_frames if row.slow else None)
     run = folder / f"{name}-{row_name}"
     began = time.process_time()
     first = None
     if row.after is not None:
-        first, _ = train_for(0.5 * minutes, ROWS[row.after], data, files, run / "first", None)
+        before = on_data(ROWS[row.after], name)
+        first, _ = train_for(0.5 * minutes, before, data, files, run / "first", None)
     share = 1.0 if first is None else 0.5
     result, step_s = train_for(share * minutes, row, data, files, run, first and first.model)
     cpu_s = time.process_time() - began
@@ -422,6 +429,11 @@ def run_cell(name: str, row_name: str, minutes: float, folder: Path, root: Path)
         "training": row.training,
         "tests": tested(result, row, data, files),
     }
+
+
+def on_data(row: Row, name: str) -> Row:
+    """The row with what it changes on a data set."""
+    return replace(row, training={**row.training, **row.on.get(name, {})})
 
 
 def tested(result: TrainResult, row: Row, data: DataSet, files: dict[str, Path]) -> dict[str, Any]:
