@@ -71,6 +71,9 @@ VARIANTS = (
         slow=True,
     ),
     Variant("gamd", "code", {"form": "code", "width": 10, "n_layers": 2, "max_bond_separation": 1}),
+    Variant(
+        "gamd", "code-hidden", {"form": "code", "width": 12, "hidden_width": 7, "n_layers": 2}, slow=True
+    ),
     Variant("gamd", "covariant", {"form": "covariant", "width": 10, "n_layers": 2}),
     Variant(
         "gamd",

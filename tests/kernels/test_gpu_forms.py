@@ -33,6 +33,7 @@ CASES = [
     ("schnet", "both", {"width": 20, "n_layers": 2}),
     ("gamd", "direct", {"width": 24, "n_layers": 2}),
     ("gamd", "direct", {"width": 24, "n_layers": 2, "form": "code", "max_bond_separation": 1}),
+    ("gamd", "direct", {"width": 24, "hidden_width": 16, "n_layers": 2, "form": "code"}),
     ("gamd", "direct", {"width": 24, "n_layers": 2, "form": "covariant"}),
     ("gnnff", "direct", {"width": 16, "edge_width": 8, "n_neighbors": 4, "nearest_required": False}),
     ("gnnff", "direct", {"width": 16, "edge_width": 8, "n_neighbors": 2, "normalization": "all"}),

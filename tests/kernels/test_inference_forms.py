@@ -163,10 +163,17 @@ def test_forces_are_the_derivative_of_the_tabulated_energy(library: Library) -> 
     assert -fourth_order == pytest.approx(float(forces.norm()), rel=1e-3)
 
 
-@pytest.mark.parametrize("form", ["paper", "code", "covariant"])
 @pytest.mark.parametrize(
-    "options",
-    [{"width": 128, "n_layers": 2}, {"width": 20, "n_layers": 3, "max_bond_separation": 1}],
+    ("form", "options"),
+    [
+        *((form, {"width": 128, "n_layers": 2}) for form in ("paper", "code", "covariant")),
+        *(
+            (form, {"width": 20, "n_layers": 3, "max_bond_separation": 1})
+            for form in ("paper", "code", "covariant")
+        ),
+        ("code", {"width": 40, "hidden_width": 24, "n_layers": 2}),
+        ("code", {"width": 20, "hidden_width": 33, "n_layers": 2}),
+    ],
     ids=str,
 )
 def test_gamd_says_what_it_says_in_double_precision(

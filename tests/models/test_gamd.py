@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import ase
 import numpy as np
@@ -26,7 +27,7 @@ FORMS = ("paper", "code", "covariant")
 
 
 def model(
-    form: str, *, width: int = 12, n_layers: int = 2, bonds: int = 1, cutoff: float = 4.0
+    form: str, *, width: int = 12, n_layers: int = 2, bonds: int = 1, cutoff: float = 4.0, **options: Any
 ) -> LearnedPotential:
     """A small model in double precision with every weight and statistic random."""
     torch.manual_seed(5)
@@ -36,6 +37,7 @@ def model(
         "n_layers": n_layers,
         "max_bond_separation": bonds,
         "cutoff": cutoff,
+        **options,
     }
     made = build("gamd", [1, 6, 8], arguments).double().eval()
     with torch.no_grad():
@@ -211,14 +213,30 @@ def test_forces_equal_a_plain_transcription_of_the_equations(
     np.testing.assert_allclose(fast, slow, rtol=1e-10, atol=1e-10 * np.abs(slow).max())
 
 
+def test_hidden_layers_narrower_than_states_equal_the_transcription_too() -> None:
+    potential, atoms = model("code", hidden_width=7), crystal()
+    slow = plain_gamd(potential, atoms)
+    np.testing.assert_allclose(forces_of(potential, atoms), slow, rtol=1e-10, atol=1e-10 * np.abs(slow).max())
+    with pytest.raises(UserError, match=r"hidden_width is of form: code, not of form: paper"):
+        model("paper", hidden_width=7)
+
+
 # ---- sizes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("elements", "bonds", "expected"), [([18], 0, 651_523), ([1, 8], 1, 651_779)])
+@pytest.mark.parametrize(
+    ("preset", "elements", "options", "expected"),
+    [
+        ("gamd-code", [18], {}, 651_523),
+        ("gamd-code", [1, 8], {"max_bond_separation": 1}, 651_779),
+        ("gamd-dft", [18], {"n_layers": 4}, 1_145_603),  # the program's defaults
+        ("gamd-dft", [1, 8], {}, 1_409_923),
+    ],
+)
 def test_code_form_has_the_size_of_the_published_program(
-    elements: list[int], bonds: int, expected: int
+    preset: str, elements: list[int], options: dict[str, Any], expected: int
 ) -> None:
-    arguments = {**PRESETS["gamd-code"].hyperparameters, "cutoff": 7.5, "max_bond_separation": bonds}
+    arguments = {**PRESETS[preset].hyperparameters, "cutoff": 7.5, **options}
     assert sum(p.numel() for p in build("gamd", elements, arguments).parameters()) == expected
 
 

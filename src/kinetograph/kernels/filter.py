@@ -48,6 +48,7 @@ class _Network:
         products: type of the factors behind the first layer.
         takes: type of the rows, and of the first layer's weights.
         n_in: columns of the rows, those of zeros at the end included.
+        widest: layers that are narrower give zeros behind their own columns.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class _Network:
         products: torch.dtype = torch.float32,
         takes: torch.dtype = torch.float32,
         n_in: int | None = None,
+        widest: int = 0,
         workspace: Workspace | None = None,
     ) -> None:
         if torch.bfloat16 in (products, takes) and not library.has_bfloat16:
@@ -69,7 +71,8 @@ class _Network:
         n_in = layers[0][0].shape[1] if n_in is None else n_in
         for index, (weight, bias, activation) in enumerate(layers):
             native, dtype = self.layers[index], products if index else takes
-            extra = -len(weight) % library.width
+            extra = max(widest - len(weight), 0)
+            extra += -(len(weight) + extra) % library.width
             weight = pad(weight.detach().float(), (0, n_in - weight.shape[1], 0, extra)).contiguous()
             packed = torch.empty(weight.numel(), dtype=dtype, device="cpu")
             pack = "kg_pack_bfloat16" if dtype == torch.bfloat16 else "kg_pack"
@@ -152,7 +155,8 @@ class ConditionalFilter(_Network):
     """M_i = Σ_j w_ij ∘ x_j, where w_ij is a network of an edge's state and of what its ends add to it.
 
     Args:
-        layers: of the network; all give the width of the values.
+        layers: of the network; the last gives the width of the values. To the kernel all are as wide as the
+            widest, zeros behind their own columns.
         meet: number of the layer to whose product, before its activation, the ends are added.
         n_in: columns of the edges' states, those of zeros at the end included.
         takes: type of these states.
@@ -168,7 +172,8 @@ class ConditionalFilter(_Network):
         products: torch.dtype = torch.float32,
         takes: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(library, layers, products=products, takes=takes, n_in=n_in)
+        widest = max(len(weight) for weight, _, _ in layers)
+        super().__init__(library, layers, products=products, takes=takes, n_in=n_in, widest=widest)
         self.meet = meet
 
     def __call__(
@@ -185,7 +190,7 @@ class ConditionalFilter(_Network):
 
         Args:
             edges: (n_edges, n_in) states.
-            sources, targets: (n_atoms, plain width): what a neighbour and a centre add.
+            sources, targets: (n_atoms, width of layer ``meet``): what a neighbour and a centre add.
             values: (n_atoms, plain width): what a neighbour sends.
             center, neighbor: (n_edges,) int64, sorted by centre.
             envelope: (n_edges,) further factor of each message.
@@ -193,9 +198,11 @@ class ConditionalFilter(_Network):
         require(self.takes, edges)
         require(torch.float32, sources, targets, values, envelope)
         require(torch.int64, center, neighbor)
-        n_atoms, extra = len(values), self.width - self._plain_width
-        if extra:
-            sources, targets, values = (pad(x, (0, extra)) for x in (sources, targets, values))
+        n_atoms = len(values)
+        sources, targets, values = (
+            x if x.shape[1] == self.width else pad(x, (0, self.width - x.shape[1]))
+            for x in (sources, targets, values)
+        )
         messages = floats(n_atoms, self.width)
         self.library(
             "kg_conditional_filter",

@@ -30,7 +30,8 @@ Three forms, chosen by ``form``:
     transform, the length standardised and expanded in 40 Gaussians *of the standardised length*,
     LayerNorm and dropout after the edge encoder, two self edges per atom (one with a zero vector,
     one with a zero embedding). With ``width=128`` and four layers it has 651,523 parameters for
-    one element; a bond flag adds 128, every further element 128.
+    one element; a bond flag adds 128, every further element 128. With ``width=256`` and
+    ``hidden_width=128``, the program's defaults, it has 1,145,603.
 ``"covariant"``
     ours: the code's layer on invariant edges (Gaussians of the distance, apart for each bond
     type) with an envelope, and an edge force head, so that forces turn with the structure exactly.
@@ -108,6 +109,12 @@ PRESETS = {
         learning_rate=1e-3,
         published=_ARGON,
     ),
+    "gamd-dft": Preset(
+        "gamd",
+        "the size of the paper's model of water by DFT (cutoff 9.5 Å), as the authors' program computes it",
+        {"form": "code", "width": 256, "hidden_width": 128, "n_layers": 5},
+        learning_rate=1e-3,
+    ),
     "gamd-covariant": Preset(
         "gamd",
         "invariant messages, edge force head",
@@ -181,16 +188,16 @@ class PaperLayer(nn.Module):
 class CodeLayer(nn.Module):
     """The layer of the authors' program: v ← v + Layer(Norm(v))."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.edge_transform = mlp([width, width, width], nn.SiLU)
-        self.from_source = nn.Linear(width, width)
-        self.from_target = nn.Linear(width, width)
-        self.filter = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.update_node = nn.Linear(width, width)
-        self.update_message = nn.Linear(width, width)
-        self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+        self.edge_transform = mlp([width, hidden, hidden], nn.SiLU)
+        self.from_source = nn.Linear(width, hidden)
+        self.from_target = nn.Linear(width, hidden)
+        self.filter = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width))
+        self.update_node = nn.Linear(width, hidden)
+        self.update_message = nn.Linear(width, hidden)
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(hidden, width))
 
     def forward(self, nodes: Tensor, edges: Tensor, graph: Graph, self_edge: Tensor) -> Tensor:
         ends = self.ends(nodes)
@@ -253,6 +260,8 @@ class GAMD(Model):
         form: see the module's docstring.
         width: size of node and edge states (128 in the paper's Lennard-Jones and TIP3P models).
         n_layers: message-passing steps (4).
+        hidden_width: size of the layers between states, ``form="code"`` only; ``None``: as the states. (128
+            beside states of 256 is the program's default, and what its model of DFT water has.)
         n_radial: Gaussians of the distance per bond type, ``form="covariant"`` only.
         encoder_dropout: dropout after the edge encoder, ``form="code"`` only (0.1 in the program,
             whose option for dropping whole edges is another one, and off).
@@ -283,6 +292,7 @@ class GAMD(Model):
         form: Form = "paper",
         width: int = 128,
         n_layers: int = 4,
+        hidden_width: int | None = None,
         n_radial: int = 40,
         encoder_dropout: float = 0.1,
         length_basis: LengthBasis = "standardised",
@@ -299,6 +309,13 @@ class GAMD(Model):
                 where=option_key("length_basis"),
                 mend="Leave it out, or set form: code.",
             )
+        if hidden_width is not None and form != "code":
+            raise UserError(
+                f"hidden_width is of form: code, not of form: {form}",
+                where=option_key("hidden_width"),
+                mend="Leave it out, or set form: code.",
+            )
+        hidden = width if hidden_width is None else hidden_width
         self.length_basis = length_basis
         rule = BondRule(max_separation=max_bond_separation) if max_bond_separation else None
         # An edge force head reads both ends of an edge, which is one step more.
@@ -316,17 +333,17 @@ class GAMD(Model):
         if form == "paper":
             self.edge_encoder = mlp([3 + 1 + n_flags, width, width, width], nn.GELU)
             self.layers = nn.ModuleList(PaperLayer(width) for _ in range(n_layers))
-            self.head: NodeForceHead | EdgeForceHead = NodeForceHead(width)
+            self.head: NodeForceHead | EdgeForceHead = NodeForceHead(width, width)
         elif form == "code":
             if length_basis == "distance":
                 self.basis = GaussianBasis(0.0, cutoff, N_CODE_GAUSSIANS)
             else:
                 self.basis = GaussianBasis(0.0, 1.0, N_CODE_GAUSSIANS, CODE_GAMMA)
             n_in = 3 + 1 + N_CODE_GAUSSIANS + n_flags
-            self.edge_encoder = mlp([n_in, width, width, width], nn.GELU)
+            self.edge_encoder = mlp([n_in, hidden, hidden, width], nn.GELU)
             self.edge_encoder.extend([nn.LayerNorm(width), nn.Dropout(encoder_dropout)])
-            self.layers = nn.ModuleList(CodeLayer(width) for _ in range(n_layers))
-            self.head = NodeForceHead(width)
+            self.layers = nn.ModuleList(CodeLayer(width, hidden) for _ in range(n_layers))
+            self.head = NodeForceHead(width, hidden)
         else:
             self.basis = GaussianBasis(0.0, cutoff, n_radial)
             self.edge_encoder = mlp([n_radial * self.n_edge_types, width, width], nn.SiLU)

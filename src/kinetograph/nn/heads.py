@@ -17,9 +17,9 @@ class NodeForceHead(nn.Module):
 
     exact = frozenset({"translation", "permutation"})
 
-    def __init__(self, width: int, activation: Callable[[], nn.Module] = nn.GELU) -> None:
+    def __init__(self, width: int, hidden: int, activation: Callable[[], nn.Module] = nn.GELU) -> None:
         super().__init__()
-        self.mlp = mlp([width, width, 3], activation)
+        self.mlp = mlp([width, hidden, 3], activation)
 
     def forward(self, nodes: Tensor) -> Tensor:
         """(n_atoms, width) → (n_atoms, 3)."""

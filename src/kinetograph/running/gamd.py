@@ -180,7 +180,7 @@ class _Pass:
         messages = self.filters(edges, source, target, x, graph.center, graph.neighbor, envelope)
         if self.self_filter is not None:
             pre = nn.functional.silu(self.of_self_edges + (source + target))
-            weights = self.self_filter.plain(self.self_filter(pre.flatten(0, 1))).view(pre.shape)
+            weights = self.self_filter.plain(self.self_filter(pre.flatten(0, 1))).view(*pre.shape[:2], -1)
             messages = messages + x * weights.sum(dim=0)
         updated = self.update.plain(self.update(torch.cat([x, messages], dim=1)))
         return nodes + (updated if self.norm_comes_first else self.norm(updated))
