@@ -65,7 +65,7 @@ class LearnedPotential(Potential):
         self.elements = tuple(elements)
         """That a system may hold; empty: whoever calls sees to it."""
         self._known: tuple[Tensor, int] | None = None
-        """Atomic numbers of which it is known, and which version of the tensor they were."""
+        """The atomic numbers that were found good last, and the version that the tensor had then."""
         self.request = model.request
         self.register_buffer("force_scale", torch.tensor(1.0))
         if "conservative" in model.heads or model.separate_energy:

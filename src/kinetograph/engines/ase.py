@@ -72,8 +72,8 @@ class KinetographCalculator(Calculator):
         """One result, as ASE asks for it."""
         if name in self.implemented_properties:
             found = self.atoms if atoms is None else atoms
-            open_ = isinstance(found, ase.Atoms) and not found.pbc.all()
-            if name == "stress" and allow_calculation and open_:
+            has_no_volume = isinstance(found, ase.Atoms) and not found.pbc.all()
+            if name == "stress" and allow_calculation and has_no_volume:
                 raise PropertyNotImplementedError(
                     "only a structure that is periodic in three directions has a stress"
                 )

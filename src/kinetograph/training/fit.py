@@ -197,12 +197,12 @@ class _Training:
             frames.valid, SumPotential(model, *additions).request if additions else model.request
         )
         domain = data.domain()
-        learned = ForceDataset(frames.valid, model.request) if additions else valid_data
+        valid_learned = ForceDataset(frames.valid, model.request) if additions else valid_data
         for addition in additions:
-            data, learned = less(data, addition), less(learned, addition)
+            data, valid_learned = less(data, addition), less(valid_learned, addition)
         if any(parameter.requires_grad for parameter in model.parameters()):
             check_surroundings(data)
-            warn_of_lone_atoms(learned)
+            warn_of_lone_atoms(valid_learned)
         if start is None:
             fit_statistics(model, data)
         else:
